@@ -1,0 +1,51 @@
+"""What the kernels share: exact elementwise functions and the grid barrier in jit, the launchers' device guard."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+import triton
+import triton.language as tl
+
+__all__ = ["device_guard", "dot_precision", "grid_barrier", "sigmoid", "tanh"]
+
+
+@triton.jit
+def sigmoid(x):
+    """1 / (1 + e^-x); e^-x may overflow to inf, whose reciprocal is the right 0."""
+    return 1.0 / (1.0 + tl.exp(-x))
+
+
+@triton.jit
+def tanh(x):
+    """tanh of fp32: (1 - e^-2|x|) / (1 + e^-2|x|) cannot overflow; near 0, where it cancels, the odd series to x^9."""
+    t = tl.exp(-2.0 * tl.abs(x))
+    large = (1.0 - t) / (1.0 + t)
+    large = tl.where(x < 0.0, -large, large)
+    s = x * x
+    small = x * (1.0 + s * (-0.3333333333 + s * (0.1333333333 + s * (-0.0539682540 + s * 0.0218694885))))
+    return tl.where(tl.abs(x) < 0.25, small, large)
+
+
+@triton.jit
+def grid_barrier(counter_ptr, target):
+    """Waits until `target` programs in all have arrived at `counter_ptr`; what they stored before is then visible.
+
+    The programs that share a counter must all be resident at once: launch with `launch_cooperative_grid=True`.
+    """
+    tl.debug_barrier()
+    tl.atomic_add(counter_ptr, 1, sem="release", scope="gpu")
+    while tl.atomic_add(counter_ptr, 0, sem="acquire", scope="gpu") < target:
+        pass
+    tl.debug_barrier()
+
+
+def device_guard(tensor: torch.Tensor) -> AbstractContextManager[object]:
+    """Makes the tensor's GPU the current one: Triton launches on the current device, whatever its arguments' device."""
+    return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
+
+
+def dot_precision(dtype: torch.dtype) -> str:
+    """`input_precision` of a tl.dot: full fp32 unless torch itself has been allowed TF32 for its products."""
+    return "tf32" if dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest" else "ieee"

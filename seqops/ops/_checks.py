@@ -1,0 +1,69 @@
+"""Checks that the public functions share. Each message names the op, the argument, what was expected and what came."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = ["autocast", "check_dtypes", "check_lengths", "check_shape"]
+
+FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def check_shape(op: str, name: str, tensor: Tensor, expected: Sequence[int | str]) -> None:
+    """`expected` holds a size, or a letter for a dimension of any size: ("T", "B", 3)."""
+    shape = tuple(tensor.shape)
+    if len(shape) != len(expected) or any(isinstance(e, int) and s != e for s, e in zip(shape, expected, strict=True)):
+        wanted = ", ".join(str(e) for e in expected)
+        raise ValueError(f"{op}: {name} must have shape [{wanted}], got {list(shape)}")
+
+
+def check_dtypes(op: str, **tensors: Tensor | None) -> None:
+    """All given tensors are floating, of one dtype, on one device: those of the first."""
+    (first_name, first), *rest = [(name, t) for name, t in tensors.items() if t is not None]
+    for name, tensor in tensors.items():
+        if tensor is not None and not isinstance(tensor, Tensor):
+            raise TypeError(f"{op}: {name} must be a Tensor, got {type(tensor).__name__}")
+    if first.dtype not in FLOATING:
+        raise TypeError(f"{op}: {first_name} must be float16, bfloat16, float32 or float64, got {first.dtype}")
+    for name, tensor in rest:
+        if tensor.dtype != first.dtype:
+            raise TypeError(f"{op}: {name} must have the dtype of {first_name}, {first.dtype}, got {tensor.dtype}")
+        check_device(op, name, tensor, first_name, first)
+
+
+def check_device(op: str, name: str, tensor: Tensor, first_name: str, first: Tensor) -> None:
+    if tensor.device != first.device:
+        raise ValueError(f"{op}: {name} must be on the device of {first_name}, {first.device}, got {tensor.device}")
+
+
+def check_lengths(
+    op: str, lengths: Tensor | Sequence[int] | None, B: int, T: int, device: torch.device
+) -> Tensor | None:
+    """`lengths` as an int32 tensor [B] on `device`.
+
+    Lengths that come from the host are checked to lie in 0..T. Those on a GPU are not, which would make the host wait:
+    every kernel reads one above T as T, and a negative one as 0.
+    """
+    if lengths is None:
+        return None
+    if not isinstance(lengths, Tensor):
+        lengths = torch.tensor(lengths, dtype=torch.int64)
+    if lengths.dtype not in (torch.int32, torch.int64):
+        raise TypeError(f"{op}: lengths must be int32 or int64, got {lengths.dtype}")
+    check_shape(op, "lengths", lengths, (B,))
+    if lengths.device.type == "cpu" and lengths.numel() and not torch.compiler.is_compiling():
+        low, high = (int(v) for v in torch.aminmax(lengths))
+        if low < 0 or high > T:
+            raise ValueError(f"{op}: lengths must lie in 0..{T}, got {low}..{high}")
+    return lengths.to(device=device, dtype=torch.int32)
+
+
+def autocast(device: torch.device, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    """The tensors in autocast's dtype where autocast is on for their device, else as they are."""
+    if not torch.is_autocast_enabled(device.type):
+        return tensors
+    dtype = torch.get_autocast_dtype(device.type)
+    return tuple(t.to(dtype) if t is not None and t.is_floating_point() else t for t in tensors)

@@ -1,0 +1,52 @@
+"""The one place that registers an op with torch: schema, GPU implementation, CPU implementation, fake."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+__all__ = ["INTERPRET", "register"]
+
+_LIBRARY = torch.library.Library("seqops", "FRAGMENT")
+
+# As Triton reads it: before its first import, once.
+INTERPRET = os.environ.get("TRITON_INTERPRET", "").lower() in {"1", "true", "yes", "on", "y"}
+
+
+def _kernels(module: str, op: str) -> Any:
+    try:
+        return importlib.import_module(f"seqops.kernels.{module}")
+    except ModuleNotFoundError as error:
+        if error.name is None or not error.name.startswith("triton"):
+            raise
+        raise RuntimeError(f"seqops::{op} on a GPU tensor needs triton, which is not installed") from error
+
+
+def register(schema: str, module: str, fake: Callable[..., Any], kernel_takes: Callable[..., bool]) -> None:
+    """Registers `seqops::<name>(...)`, whose implementations are `kernels.<module>.<name>` and `cpu.<module>.<name>`.
+
+    A GPU tensor takes the Triton launcher, a CPU tensor the torch path; under `TRITON_INTERPRET=1` a CPU tensor takes
+    the launcher too. `kernel_takes(*args)` says whether the kernels cover these arguments (dtype, size); where they do
+    not, the torch path runs on whatever device the tensors are on.
+    """
+    op = schema.partition("(")[0]
+
+    def run(kernel: bool, args: tuple[Any, ...]) -> Any:
+        device = next(a.device for a in args if isinstance(a, torch.Tensor))
+        use_kernel = kernel and kernel_takes(*args)
+        path = _kernels(module, op) if use_kernel else importlib.import_module(f"seqops.cpu.{module}")
+        implementation = getattr(path, op)
+        if not torch.is_autocast_enabled(device.type):
+            return implementation(*args)
+        # The public function has cast already; nothing inside an op may be cast again.
+        with torch.autocast(device.type, enabled=False):
+            return implementation(*args)
+
+    _LIBRARY.define(schema)
+    _LIBRARY.impl(op, lambda *args: run(True, args), "CUDA")
+    _LIBRARY.impl(op, lambda *args: run(INTERPRET, args), "CPU")
+    torch.library.register_fake(f"seqops::{op}", fake, lib=_LIBRARY)

@@ -1,0 +1,19 @@
+"""The package list, nothing else: metadata and tool settings are in pyproject.toml.
+
+kernels/ is installed as seqops.kernels, never as a top-level `kernels`, which is the name of another package on PyPI.
+"""
+
+from setuptools import setup
+
+setup(
+    package_dir={"seqops": "seqops", "seqops.kernels": "kernels"},
+    packages=[
+        "seqops",
+        "seqops.cpu",
+        "seqops.decoding",
+        "seqops.kernels",
+        "seqops.nn",
+        "seqops.ops",
+    ],
+    package_data={"seqops": ["py.typed"]},
+)

@@ -1,0 +1,60 @@
+"""Where an op is tested: its torch path on the CPU, its Triton kernels in the interpreter, its kernels on a GPU."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+# Triton reads this once, at its first import. With a GPU at hand the kernels are compiled for it instead.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+from seqops.ops import _register
+
+INTERPRET = _register.INTERPRET
+# The stock interpreter computes bf16 products on raw bits; a hardened one computes them right.
+BF16_INTERPRETED = "interp_harden" in sys.modules
+
+
+@dataclass(frozen=True)
+class Path:
+    """`kernels`: whether Triton kernels run, compiled or interpreted, or plain torch."""
+
+    device: str
+    kernels: bool
+
+    def skip_unless_computes(self, dtype: torch.dtype) -> None:
+        if self.kernels and self.device == "cpu" and dtype == torch.bfloat16 and not BF16_INTERPRETED:
+            pytest.skip("bf16 products are wrong in Triton's interpreter")
+
+
+PATHS = [
+    pytest.param("cpu", id="cpu"),
+    pytest.param("interpreter", id="interpreter"),
+    pytest.param("gpu", id="gpu", marks=pytest.mark.gpu),
+]
+
+
+@pytest.fixture(params=PATHS)
+def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Every path that an op takes; on the CPU it selects which one `torch.ops.seqops` runs."""
+    if request.param == "gpu":
+        if not torch.cuda.is_available():
+            pytest.skip("no GPU")
+        return Path("cuda", True)
+    if request.param == "interpreter":
+        if not INTERPRET:
+            pytest.skip("Triton compiles for the GPU in this process")
+        pytest.importorskip("triton")
+    monkeypatch.setattr(_register, "INTERPRET", request.param == "interpreter")
+    return Path("cpu", request.param == "interpreter")
+
+
+@pytest.fixture
+def cpu_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of what lies above the kernels: the torch path, whatever the interpreter would do."""
+    monkeypatch.setattr(_register, "INTERPRET", False)
