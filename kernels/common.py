@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import triton
 import triton.language as tl
 
-__all__ = ["device_guard", "dot_precision", "grid_barrier", "sigmoid", "tanh"]
+__all__ = ["device_guard", "dot_precision", "grid_barrier", "resident_memory", "sigmoid", "tanh"]
 
 
 @triton.jit
@@ -44,6 +45,16 @@ def grid_barrier(counter_ptr, target):
 def device_guard(tensor: torch.Tensor) -> AbstractContextManager[object]:
     """Makes the tensor's GPU the current one: Triton launches on the current device, whatever its arguments' device."""
     return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
+
+
+def resident_memory(device: torch.device) -> int:
+    """Bytes in which one program can keep weights through its loop: shared memory; the interpreter has no bound.
+
+    None on AMD GPUs, where Triton keeps a product's operands in registers.
+    """
+    if device.type != "cuda":
+        return sys.maxsize
+    return 0 if torch.version.hip else torch.cuda.get_device_properties(device).shared_memory_per_block_optin
 
 
 def dot_precision(dtype: torch.dtype) -> str:

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
-__all__ = ["GRU_BWD", "GRU_FWD", "RecurrentConfig", "recurrent"]
+__all__ = [
+    "ADDITIVE_ATTENTION_BWD",
+    "ADDITIVE_ATTENTION_FWD",
+    "ADDITIVE_ATTENTION_SOFTMAX",
+    "BEAM_TOPK",
+    "GRU_BWD",
+    "GRU_FWD",
+    "AttentionConfig",
+    "BeamTopKConfig",
+    "RecurrentConfig",
+    "attention",
+    "recurrent",
+]
 
 
 @dataclass(frozen=True)
@@ -32,24 +44,81 @@ class RecurrentRow:
     config: RecurrentConfig
 
 
-# Chosen from the compile matrix (no spills; shared memory below the sm_90 limit), not yet from measurements.
+# Chosen from the compile matrix (no spills, shared memory), not yet from measurements.
 GRU_FWD = (
     RecurrentRow(2, 256, RecurrentConfig(16, 16, 64, 4)),
-    RecurrentRow(2, 768, RecurrentConfig(16, 16, 128, 4)),
+    RecurrentRow(2, 768, RecurrentConfig(16, 16, 64, 4)),
     RecurrentRow(2, 1024, RecurrentConfig(32, 16, 128, 4)),
-    RecurrentRow(2, 2048, RecurrentConfig(32, 16, 128, 8)),
+    RecurrentRow(2, 2048, RecurrentConfig(16, 16, 128, 4)),
     RecurrentRow(4, 256, RecurrentConfig(16, 8, 32, 4)),
     RecurrentRow(4, 1024, RecurrentConfig(32, 8, 64, 4)),
 )
-GRU_BWD = GRU_FWD
+GRU_BWD = (
+    RecurrentRow(2, 256, RecurrentConfig(16, 16, 64, 4)),
+    RecurrentRow(2, 768, RecurrentConfig(16, 16, 128, 4)),
+    RecurrentRow(2, 1024, RecurrentConfig(32, 16, 128, 4)),
+    RecurrentRow(2, 2048, RecurrentConfig(32, 16, 64, 8)),
+    RecurrentRow(4, 256, RecurrentConfig(32, 8, 32, 4)),
+    RecurrentRow(4, 1024, RecurrentConfig(32, 8, 64, 4)),
+)
+# Reads the weights anew in each launch: any hidden size, any chip.
+STREAMING = {
+    2: RecurrentConfig(32, 32, 64, 4, resident=False),
+    4: RecurrentConfig(32, 32, 32, 8, resident=False),
+}
 
-# No weights are kept: any hidden size fits.
-STREAMING = RecurrentConfig(16, 16, 32, 4, resident=False)
 
-
-def recurrent(table: tuple[RecurrentRow, ...], dtype: torch.dtype, hidden_size: int) -> RecurrentConfig:
-    """The first row that is large enough, else the streaming default."""
+def recurrent(
+    table: tuple[RecurrentRow, ...], dtype: torch.dtype, hidden_size: int, gates: int, memory: int
+) -> RecurrentConfig:
+    """The first row that is large enough and whose weights fit in `memory` bytes on chip, else STREAMING."""
+    streaming = STREAMING[dtype.itemsize]
     for row in table:
+        cfg = row.config
+        # Beside the weights [gates, block_h, H] a tile of the hidden state passes through shared memory.
+        columns = gates * cfg.block_h * -(-hidden_size // cfg.block_k) + 2 * cfg.block_b
         if row.itemsize == dtype.itemsize and hidden_size <= row.max_h:
-            return row.config
-    return STREAMING
+            return cfg if columns * cfg.block_k * row.itemsize <= memory else streaming
+    return streaming
+
+
+@dataclass(frozen=True)
+class AttentionConfig:
+    """An additive attention kernel's tile: block_q queries x block_t positions x block_d features."""
+
+    block_q: int
+    block_t: int
+    block_d: int
+    num_warps: int
+
+
+# Chosen from the compile matrix, not yet from measurements.
+ADDITIVE_ATTENTION_FWD = AttentionConfig(4, 16, 64, 4)
+ADDITIVE_ATTENTION_BWD = AttentionConfig(4, 8, 64, 4)
+# Has no features: rows of scores.
+ADDITIVE_ATTENTION_SOFTMAX = AttentionConfig(4, 256, 1, 4)
+
+
+def attention(default: AttentionConfig, queries: int, features: int) -> AttentionConfig:
+    """The default, cut to the queries and features that there are; positions take the place of missing queries."""
+    block_q, block_t, block_d = default.block_q, default.block_t, default.block_d
+    while block_q // 2 >= max(1, queries):
+        block_q, block_t = block_q // 2, block_t * 2
+    while block_d // 2 >= max(1, features):
+        block_d //= 2
+    return replace(default, block_q=block_q, block_t=block_t, block_d=block_d)
+
+
+@dataclass(frozen=True)
+class BeamTopKConfig:
+    """A program of the first kernel reads `chunks` chunks of `chunk` logits at once, one of backward block_v."""
+
+    chunk: int
+    chunks: int
+    num_warps: int
+    select_warps: int
+    block_v: int
+
+
+# Chosen from the compile matrix, not yet from measurements.
+BEAM_TOPK = BeamTopKConfig(chunk=128, chunks=32, num_warps=4, select_warps=8, block_v=2048)

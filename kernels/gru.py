@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from . import config
-from .common import device_guard, dot_precision, grid_barrier, sigmoid, tanh
+from .common import device_guard, dot_precision, grid_barrier, resident_memory, sigmoid, tanh
 
 __all__ = ["gru_sequence_bwd", "gru_sequence_fwd"]
 
@@ -295,18 +295,23 @@ def gru_sequence_bwd_kernel(
     tl.store(state_ptr + own, direct, mask=mask)
 
 
-def _walk(kernel, args, cfg: config.RecurrentConfig, T: int, B: int, H: int, reverse: bool, like: Tensor) -> None:
+def _walk(kernel, args, table, T: int, B: int, H: int, reverse: bool, like: Tensor) -> None:
     """Launches a sequence kernel over all of T and B: persistent where its grid fits on the chip, else step by step."""
-    groups_h = triton.cdiv(H, cfg.block_h)
-    groups_b = triton.cdiv(B, cfg.block_b)
+    cfg = config.recurrent(table, like.dtype, H, 3, resident_memory(like.device))
     steps, options = 1, {}
     barrier = None
-    if like.is_cuda and cfg.resident and T > 1:
-        # One program a multiprocessor: that many are resident at once whatever their registers and shared memory.
-        resident_b = torch.cuda.get_device_properties(like.device).multi_processor_count // groups_h
-        if resident_b > 0:
+    groups_b = triton.cdiv(B, cfg.block_b)
+    if like.is_cuda:
+        # One program a multiprocessor: that many are resident at once whatever their registers.
+        multiprocessors = torch.cuda.get_device_properties(like.device).multi_processor_count
+        resident_b = multiprocessors // triton.cdiv(H, cfg.block_h)
+        if cfg.resident and T > 1 and resident_b > 0:
             groups_b, steps = min(groups_b, resident_b), T
             options = {"launch_cooperative_grid": True}
+        else:
+            cfg = config.STREAMING[like.dtype.itemsize]
+            groups_b = triton.cdiv(B, cfg.block_b)
+    groups_h = triton.cdiv(H, cfg.block_h)
     rows = groups_b * cfg.block_b
     with device_guard(like):
         for b0 in range(0, B, rows):
@@ -354,8 +359,7 @@ def gru_sequence_fwd(
         b_hh = None if b_hh is None else b_hh.contiguous()
         lengths = None if lengths is None else lengths.contiguous()
         args = (gx, h0.contiguous(), w_hh.contiguous(), b_hh, lengths, y, state)
-        cfg = config.recurrent(config.GRU_FWD, x.dtype, H)
-        _walk(gru_sequence_fwd_kernel, args, cfg, T, B, H, reverse, x)
+        _walk(gru_sequence_fwd_kernel, args, config.GRU_FWD, T, B, H, reverse, x)
     return y, state.to(x.dtype, copy=True)
 
 
@@ -394,8 +398,7 @@ def gru_sequence_bwd(
             num_warps=4,
         )
     args = (dgx, dgh, grad_y.contiguous(), w_hh, state)
-    cfg = config.recurrent(config.GRU_BWD, x.dtype, H)
-    _walk(gru_sequence_bwd_kernel, args, cfg, T, B, H, reverse, x)
+    _walk(gru_sequence_bwd_kernel, args, config.GRU_BWD, T, B, H, reverse, x)
     # dh of the first step passes on to h0 outside the walk, as one more product.
     first = dgh[T - 1 if reverse else 0]
     return dgx, dgh, state.add_(first.float() @ w_hh.float()).to(x.dtype, copy=True)

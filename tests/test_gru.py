@@ -55,3 +55,156 @@ def test_gru_cell(path: Path, shape: tuple[int, ...]) -> None:
     inputs = problem(*shape)
     inputs["x"], inputs["h"] = inputs["x"][0], inputs.pop("h0")
     assert_as_accurate(functional.gru_cell, reference.gru_cell, inputs, device=path.device)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_gru_kernels_without_resident_weights(path: Path, reverse: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not path.kernels:
+        pytest.skip("no kernels on this path")
+    config = pytest.importorskip("seqops.kernels.config")
+    monkeypatch.setattr(config, "GRU_FWD", ())
+    monkeypatch.setattr(config, "GRU_BWD", ())
+    inputs = problem(3, 35, 4, 70)
+    assert_as_accurate(functional.gru, reference.gru, inputs, device=path.device, reverse=reverse)
+
+
+@pytest.mark.parametrize("grad", [{"x"}, {"h0"}, {"w_ih"}, {"w_hh"}, {"b_ih"}, {"b_hh"}, {"x", "w_hh"}])
+def test_gru_gradient_of_some_inputs(path: Path, grad: set[str]) -> None:
+    assert_as_accurate(functional.gru, reference.gru, problem(3, 2, 3, 4), grad=grad, device=path.device)
+
+
+def test_gru_gradcheck(cpu_path: None) -> None:
+    inputs = [t.requires_grad_() for t in problem(3, 2, 2, 3).values()]
+    lengths = torch.tensor([3, 1])
+    for options in ({}, {"reverse": True}, {"lengths": lengths}, {"lengths": lengths, "reverse": True}):
+        assert torch.autograd.gradcheck(lambda *a, o=options: functional.gru(*a, **o), inputs)
+
+
+def test_gru_only_one_output_used(path: Path) -> None:
+    inputs = problem(3, 2, 3, 4)
+    for i in (0, 1):
+        assert_as_accurate(
+            lambda i=i, **a: functional.gru(**a)[i],
+            lambda i=i, **a: reference.gru(**a)[i],
+            inputs,
+            device=path.device,
+        )
+
+
+def test_gru_strides(path: Path) -> None:
+    inputs = {n: t.float().to(path.device) for n, t in problem(4, 3, 5, 6).items()}
+    strided = {
+        n: torch.stack((t, t), -1)[..., 0].mT.contiguous().mT if t.dim() > 1 else torch.stack((t, t), -1)[..., 0]
+        for n, t in inputs.items()
+    }
+    before = {n: t.clone() for n, t in strided.items()}
+    results = []
+    for given in (inputs, strided):
+        leaves = [t.requires_grad_() for t in given.values()]
+        y, h = functional.gru(**dict(zip(given, leaves, strict=True)))
+        # Gradients that are expanded, and transposed in memory.
+        grads = (torch.ones((), device=path.device).expand_as(y), torch.arange(18.0, device=path.device).view(6, 3).T)
+        results.append([y, h, *torch.autograd.grad((y, h), leaves, grads)])
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b)
+    assert any(not t.is_contiguous() for t in strided.values())
+    for name, t in strided.items():
+        assert torch.equal(t, before[name]), f"{name} was modified"
+
+
+def test_gru_rows_are_independent(path: Path) -> None:
+    """A row's result is the same to the bit whatever its neighbours hold, NaN too."""
+    inputs = {n: t.float().to(path.device) for n, t in problem(4, 5, 3, 6).items()}
+    y, h = functional.gru(**inputs)
+    inputs["x"][:, 1] = float("nan")
+    inputs["h0"][3] = float("inf")
+    y2, h2 = functional.gru(**inputs)
+    kept = [0, 2, 4]
+    assert torch.equal(y[:, kept], y2[:, kept])
+    assert torch.equal(h[kept], h2[kept])
+    assert y2[:, 1].isnan().all()
+    assert h2[1].isnan().all()
+
+
+def test_gru_saturates(path: Path) -> None:
+    """Pre-activations of +-1e4: gates at their ends, nothing is NaN, gradients are 0."""
+    inputs = {n: t.float().to(path.device).requires_grad_() for n, t in problem(3, 4, 3, 5).items()}
+    with torch.no_grad():
+        inputs["x"].sign_().mul_(1e4)
+    y, h = functional.gru(**inputs)
+    assert y.abs().max() <= max(1.0, inputs["h0"].abs().max().item())
+    for g in torch.autograd.grad(y.sum() + h.sum(), list(inputs.values())):
+        assert g.isfinite().all()
+
+
+@pytest.mark.parametrize(("T", "B"), [(0, 3), (3, 0), (0, 0)])
+def test_gru_empty(path: Path, T: int, B: int) -> None:
+    inputs = {n: t.float().to(path.device).requires_grad_() for n, t in problem(T, B, 2, 4).items()}
+    y, h = functional.gru(**inputs)
+    assert y.shape == (T, B, 4)
+    torch.testing.assert_close(h, inputs["h0"])
+    gradients = torch.autograd.grad(y.sum() + h.sum(), list(inputs.values()))
+    for (name, t), g in zip(inputs.items(), gradients, strict=True):
+        assert g.shape == t.shape
+        assert (g == (1 if name == "h0" else 0)).all()
+
+
+def test_gru_second_derivative_raises(cpu_path: None) -> None:
+    inputs = {n: t.requires_grad_() for n, t in problem(2, 2, 2, 3).items()}
+    (g,) = torch.autograd.grad(functional.gru(**inputs)[0].sum(), inputs["x"], create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        g.sum().backward()
+    # Where it is not asked for, create_graph is no fault.
+    (g,) = torch.autograd.grad(functional.gru(**inputs)[0].square().sum(), inputs["x"], create_graph=True)
+    assert g.requires_grad
+
+
+def test_gru_lengths_that_are_clamped_on_a_gpu() -> None:
+    """What the host cannot check without waiting, the ops read as a length in 0..T."""
+    inputs = [t.float() for t in problem(3, 2, 2, 4).values()]
+    for path in (False, True):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("seqops.ops._register.INTERPRET", path)
+            got, expected = (
+                torch.ops.seqops.gru_sequence_fwd(*inputs, torch.tensor(lengths, dtype=torch.int32), False)
+                for lengths in ([9, -5], [3, 0])
+            )
+        for a, b in zip(got, expected, strict=True):
+            assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"x": torch.zeros(2, 3)}, ValueError, r"gru: x must have shape \[T, B, I\], got \[2, 3\]"),
+        ({"h0": torch.zeros(3, 4)}, ValueError, r"gru: h0 must have shape \[2, H\], got \[3, 4\]"),
+        ({"w_ih": torch.zeros(12, 4)}, ValueError, r"gru: w_ih must have shape \[12, 3\], got \[12, 4\]"),
+        ({"w_hh": torch.zeros(9, 4)}, ValueError, r"gru: w_hh must have shape \[12, 4\], got \[9, 4\]"),
+        ({"b_ih": torch.zeros(4)}, ValueError, r"gru: b_ih must have shape \[12\], got \[4\]"),
+        ({"b_hh": torch.zeros(1, 12)}, ValueError, r"gru: b_hh must have shape \[12\], got \[1, 12\]"),
+        (
+            {"h0": torch.zeros(2, 4).double()},
+            TypeError,
+            "gru: h0 must have the dtype of x, torch.float32, got torch.float64",
+        ),
+        (
+            {"x": torch.zeros(5, 2, 3).long()},
+            TypeError,
+            "gru: x must be float16, bfloat16, float32 or float64, got torch.int64",
+        ),
+        (
+            {"w_hh": torch.zeros(12, 4, device="meta")},
+            ValueError,
+            "gru: w_hh must be on the device of x, cpu, got meta",
+        ),
+        ({"h0": None}, TypeError, "gru: h0 must be a Tensor, got NoneType"),
+        ({"lengths": torch.tensor([1.0, 2.0])}, TypeError, "gru: lengths must be int32 or int64, got torch.float32"),
+        ({"lengths": torch.tensor([1, 2, 3])}, ValueError, r"gru: lengths must have shape \[2\], got \[3\]"),
+        ({"lengths": [1, 6]}, ValueError, r"gru: lengths must lie in 0..5, got 1..6"),
+        ({"lengths": [-1, 5]}, ValueError, r"gru: lengths must lie in 0..5, got -1..5"),
+    ],
+)
+def test_gru_rejects(change: dict[str, object], error: type[Exception], message: str) -> None:
+    arguments: dict[str, object] = {n: t.float() for n, t in problem(5, 2, 3, 4).items()}
+    with pytest.raises(error, match=message):
+        functional.gru(**(arguments | change))  # type: ignore[arg-type]

@@ -14,6 +14,8 @@ FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 def check_shape(op: str, name: str, tensor: Tensor, expected: Sequence[int | str]) -> None:
     """`expected` holds a size, or a letter for a dimension of any size: ("T", "B", 3)."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(f"{op}: {name} must be a Tensor, got {type(tensor).__name__}")
     shape = tuple(tensor.shape)
     if len(shape) != len(expected) or any(isinstance(e, int) and s != e for s, e in zip(shape, expected, strict=True)):
         wanted = ", ".join(str(e) for e in expected)
@@ -63,7 +65,7 @@ def check_lengths(
 
 def autocast(device: torch.device, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
     """The tensors in autocast's dtype where autocast is on for their device, else as they are."""
-    if not torch.is_autocast_enabled(device.type):
+    if device.type == "meta" or not torch.is_autocast_enabled(device.type):
         return tensors
     dtype = torch.get_autocast_dtype(device.type)
     return tuple(t.to(dtype) if t is not None and t.is_floating_point() else t for t in tensors)

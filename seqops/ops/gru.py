@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from ._autograd import once_differentiable
 from ._checks import autocast, check_dtypes, check_lengths, check_shape
 from ._register import register
 
