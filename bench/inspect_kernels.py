@@ -26,7 +26,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from seqops.kernels import config, gru
+from seqops.kernels import additive_attention, beam_topk, config, gru
 
 # Shared memory that one program can have, in bytes.
 SHARED_LIMIT = {"80": 166912, "86": 101376, "90": 232448, "100": 232448, "gfx942": 65536}
@@ -95,8 +95,53 @@ def gru_launches(target: str, max_hidden: int) -> Iterator[Launch]:
         yield Launch(gru.gru_factors_kernel, f"{name} H=1024", types | {"N": "i32", "B": "i32"}, constants, 4)
 
 
+def attention_launches() -> Iterator[Launch]:
+    """Many queries, and the one of a decoder's step."""
+    kernels = {
+        additive_attention.additive_attention_scores_kernel: config.ADDITIVE_ATTENTION_FWD,
+        additive_attention.additive_attention_softmax_kernel: config.ADDITIVE_ATTENTION_SOFTMAX,
+        additive_attention.additive_attention_dquery_kernel: config.ADDITIVE_ATTENTION_BWD,
+        additive_attention.additive_attention_dkeys_kernel: config.ADDITIVE_ATTENTION_BWD,
+    }
+    fp32 = {"scores_ptr", "dscore_ptr", "dv_ptr"}
+    same = {"query_ptr", "keys_ptr", "v_ptr", "weights_ptr", "dquery_ptr", "dkeys_ptr"}
+    for (kernel, default), name, Q in itertools.product(kernels.items(), DTYPES, (128, 1)):
+        softmax = kernel is additive_attention.additive_attention_softmax_kernel
+        cfg = default if softmax else config.attention(default, Q, 512)
+        types = {n: f"*{name}" for n in kernel.arg_names if n in same}
+        types |= {n: "*fp32" for n in kernel.arg_names if n in fp32}
+        types |= {"lengths_ptr": "*i32", "Q": "i32", "T": "i32"}
+        constants = {"BLOCK_Q": cfg.block_q, "BLOCK_T": cfg.block_t}
+        if not softmax:
+            constants |= {"D": 512, "BLOCK_D": cfg.block_d}
+        if "mask_ptr" in kernel.arg_names:
+            types["mask_ptr"] = "*u8"
+            constants["MASK_PER_QUERY"] = True
+        yield Launch(kernel, f"{name} Q={Q} D=512", types, constants, cfg.num_warps)
+
+
+def beam_launches() -> Iterator[Launch]:
+    """A vocabulary of 128256 and its beams: a search's usual width, and the largest that the kernels take."""
+    cfg, V = config.BEAM_TOPK, 128256
+    for name, (beam, k) in itertools.product(DTYPES, ((4, 8), (32, 64))):
+        plan = beam_topk.plan(beam, V, k)
+        types = {"logits_ptr": f"*{name}", "dlogits_ptr": f"*{name}"}
+        fp32 = ("scores_ptr", "chunk_max_ptr", "partial_ptr", "normalizer_ptr", "best_ptr", "grad_ptr")
+        types |= dict.fromkeys(fp32, "*fp32") | dict.fromkeys(("parents_ptr", "tokens_ptr"), "*i64")
+        types |= dict.fromkeys(("beam", "V", "k", "n_chunks", "n_segments", "n_tiles", "stride_b", "stride_i"), "i32")
+        for kernel, constants, warps in (
+            (beam_topk.beam_topk_chunks_kernel, plan.chunks, cfg.num_warps),
+            (beam_topk.beam_topk_select_kernel, plan.select, cfg.select_warps),
+            (beam_topk.beam_topk_bwd_kernel, plan.backward, cfg.num_warps),
+        ):
+            own = {n: t for n, t in types.items() if n in kernel.arg_names}
+            yield Launch(kernel, f"{name} beam={beam} k={k} V={V}", own, constants, warps)
+
+
 def launches(target: str, max_hidden: int) -> Iterator[Launch]:
     yield from gru_launches(target, max_hidden)
+    yield from attention_launches()
+    yield from beam_launches()
 
 
 def compile_for(launch: Launch, target: str) -> Result:

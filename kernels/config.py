@@ -54,7 +54,7 @@ GRU_FWD = (
     RecurrentRow(4, 1024, RecurrentConfig(32, 8, 64, 4)),
 )
 GRU_BWD = (
-    RecurrentRow(2, 256, RecurrentConfig(16, 16, 64, 4)),
+    RecurrentRow(2, 256, RecurrentConfig(32, 16, 64, 4)),
     RecurrentRow(2, 768, RecurrentConfig(16, 16, 128, 4)),
     RecurrentRow(2, 1024, RecurrentConfig(32, 16, 128, 4)),
     RecurrentRow(2, 2048, RecurrentConfig(32, 16, 64, 8)),
@@ -63,8 +63,8 @@ GRU_BWD = (
 )
 # Reads the weights anew in each launch: any hidden size, any chip.
 STREAMING = {
-    2: RecurrentConfig(32, 32, 64, 4, resident=False),
-    4: RecurrentConfig(32, 32, 32, 8, resident=False),
+    2: RecurrentConfig(32, 32, 32, 4, resident=False),
+    4: RecurrentConfig(32, 16, 32, 4, resident=False),
 }
 
 
@@ -93,8 +93,8 @@ class AttentionConfig:
 
 
 # Chosen from the compile matrix, not yet from measurements.
-ADDITIVE_ATTENTION_FWD = AttentionConfig(4, 16, 64, 4)
-ADDITIVE_ATTENTION_BWD = AttentionConfig(4, 8, 64, 4)
+ADDITIVE_ATTENTION_FWD = AttentionConfig(4, 16, 32, 4)
+ADDITIVE_ATTENTION_BWD = AttentionConfig(4, 8, 32, 4)
 # Has no features: rows of scores.
 ADDITIVE_ATTENTION_SOFTMAX = AttentionConfig(4, 256, 1, 4)
 
@@ -111,14 +111,18 @@ def attention(default: AttentionConfig, queries: int, features: int) -> Attentio
 
 @dataclass(frozen=True)
 class BeamTopKConfig:
-    """A program of the first kernel reads `chunks` chunks of `chunk` logits at once, one of backward block_v."""
+    """A program of the first kernel reads `chunks` chunks of `chunk` logits at once, one of backward block_v.
+
+    The selecting kernel ranks 2^log_candidates at once, in registers.
+    """
 
     chunk: int
     chunks: int
     num_warps: int
     select_warps: int
+    log_candidates: int
     block_v: int
 
 
 # Chosen from the compile matrix, not yet from measurements.
-BEAM_TOPK = BeamTopKConfig(chunk=128, chunks=32, num_warps=4, select_warps=8, block_v=2048)
+BEAM_TOPK = BeamTopKConfig(chunk=128, chunks=32, num_warps=4, select_warps=8, log_candidates=11, block_v=2048)

@@ -1,6 +1,16 @@
 """Sequence models' building blocks as Triton kernels with a CPU path: `seqops.nn`, `seqops.functional`, decoding."""
 
 from . import functional, nn
+from .decoding import BeamSearchOutput, ErrorAnalysis, analyze_errors, beam_search, score_sequences
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "functional", "nn"]
+__all__ = [
+    "BeamSearchOutput",
+    "ErrorAnalysis",
+    "__version__",
+    "analyze_errors",
+    "beam_search",
+    "functional",
+    "nn",
+    "score_sequences",
+]

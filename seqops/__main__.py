@@ -28,7 +28,8 @@ def info() -> dict[str, Any]:
     """Versions, devices, and the path that each op takes on each device, as plain data."""
     versions = {"seqops": seqops.__version__, "python": platform.python_version(), "torch": torch.__version__}
     versions |= {package: _version(package) or "not installed" for package in ("triton", "numpy")}
-    devices = [{"device": "cpu", "name": platform.processor() or platform.machine(), "threads": torch.get_num_threads()}]
+    cpu = platform.processor() or platform.machine()
+    devices: list[dict[str, Any]] = [{"device": "cpu", "name": cpu, "threads": torch.get_num_threads()}]
     for i in range(torch.cuda.device_count()):
         p = torch.cuda.get_device_properties(i)
         devices.append(
@@ -37,7 +38,11 @@ def info() -> dict[str, Any]:
     has_triton = _version("triton") is not None
     paths = {"cpu": "triton, interpreted" if INTERPRET and has_triton else "torch"}
     if len(devices) > 1:
-        paths["cuda"] = "triton (float64: torch)" if has_triton else "unavailable: triton is not installed"
+        paths["cuda"] = (
+            "triton where the kernels cover dtype and size, else torch"
+            if has_triton
+            else "unavailable: triton is not installed"
+        )
     ops = {op: paths for op in seqops.functional.__all__ if op[0].islower()}
     return {"versions": versions, "devices": devices, "ops": ops}
 

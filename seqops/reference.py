@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["gru", "gru_cell"]
+__all__ = ["additive_attention", "beam_topk", "gru", "gru_cell"]
 
 
 def gru_cell(
@@ -38,3 +38,36 @@ def gru(
         h = torch.where(active, gru_cell(x[t], h, w_ih, w_hh, b_ih, b_hh), h)
         y[t] = torch.where(active, h, 0)
     return torch.stack(y) if T else x.new_empty(0, *h0.shape), h
+
+
+def additive_attention(
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    v: Tensor,
+    *,
+    lengths: Tensor | None = None,
+    mask: Tensor | None = None,
+    need_weights: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    T = keys.shape[1]
+    allowed = torch.ones(*query.shape[:2], T, dtype=torch.bool, device=query.device)
+    if lengths is not None:
+        allowed = allowed & (torch.arange(T, device=query.device) < lengths[:, None, None])
+    if mask is not None:
+        allowed = allowed & (mask if mask.dim() == 3 else mask[:, None])
+    hidden = torch.tanh(torch.where(allowed[..., None], query[:, :, None] + keys[:, None], 0))
+    score = torch.where(allowed, hidden @ v, -torch.inf)
+    weights = torch.where(allowed, torch.softmax(score, -1), 0)
+    context = weights @ torch.where(allowed.any(1)[..., None], values, 0)
+    return context, weights if need_weights else None
+
+
+def beam_topk(logits: Tensor, scores: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    V = logits.shape[2]
+    # torch's log_softmax of a row that is all -inf is NaN, in value and gradient.
+    dead = (logits == -torch.inf).all(-1, keepdim=True)
+    log_p = torch.log_softmax(logits.masked_fill(dead, 0).to(scores.dtype), -1).masked_fill(dead, -torch.inf)
+    values = (scores[:, :, None] + log_p).flatten(1)
+    best, flat = torch.sort(values, dim=1, descending=True, stable=True)
+    return best[:, :k], flat[:, :k] // V, flat[:, :k] % V

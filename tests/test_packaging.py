@@ -49,14 +49,15 @@ def test_wheel_has_no_top_level_kernels(built: tuple[list[str], list[str]]) -> N
 
 def test_wheel_and_sdist_are_whole(built: tuple[list[str], list[str]]) -> None:
     sdist, wheel = built
-    sources = {p.relative_to(ROOT).as_posix() for folder in ("seqops", "kernels") for p in (ROOT / folder).rglob("*.py")}
+    files = [p for folder in ("seqops", "kernels") for p in (ROOT / folder).rglob("*.py")]
+    sources = {p.relative_to(ROOT).as_posix() for p in files}
     sources.add("seqops/py.typed")
     assert sources <= {name.partition("/")[2] for name in sdist}
     assert {"seqops/" + s if s.startswith("kernels") else s for s in sources} <= set(wheel)
 
 
 def test_import_without_triton() -> None:
-    """The package imports, and computes on the CPU, where triton is missing; triton is not imported before it is used."""
+    """Where triton is missing the package imports and computes on the CPU; no kernel is imported before it is used."""
     program = """
 import sys
 sys.modules["triton"] = None

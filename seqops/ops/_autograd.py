@@ -8,23 +8,36 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd import function
 
 __all__ = ["once_differentiable"]
 
 
-def once_differentiable(backward: Callable[..., Any]) -> Callable[..., Any]:
-    """A second derivative through `backward` raises RuntimeError, always.
+class _SecondDerivative(torch.autograd.Function):
+    """Passes `count` gradients on, as if they could be differentiated in `inputs`; whoever tries gets an error."""
 
-    torch's own decorator lets it pass as a silent zero where no incoming gradient requires grad, as in the penalty
-    `torch.autograd.grad(y.sum(), x, create_graph=True)`. Here, under create_graph, one always does.
+    @staticmethod
+    def forward(ctx: Any, count: int, *gradients_and_inputs: Tensor | None) -> tuple[Tensor | None, ...]:
+        return tuple(g if g is None else g.view_as(g) for g in gradients_and_inputs[:count])
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> Any:
+        raise RuntimeError("seqops: a second derivative was asked for, but the op is once_differentiable")
+
+
+def once_differentiable(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """Computes the gradients of an autograd Function without a graph; a second derivative through them raises.
+
+    torch's own decorator raises only where an incoming gradient requires grad. The penalty
+    `torch.autograd.grad(y.sum(), x, create_graph=True)[0].square().sum()` would be a constant to it, silently.
     """
-    inner = function.once_differentiable(backward)
 
     @functools.wraps(backward)
-    def wrapper(ctx: Any, *grads: Any) -> Any:
-        if torch.is_grad_enabled():
-            grads = tuple(g.detach().requires_grad_() if isinstance(g, Tensor) else g for g in grads)
-        return inner(ctx, *grads)
+    def wrapper(ctx: Any, *grads: Tensor) -> Any:
+        with torch.no_grad():
+            gradients = backward(ctx, *grads)
+        # Compiled code has a check of its own.
+        if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return gradients
+        return _SecondDerivative.apply(len(gradients), *gradients, *ctx.saved_tensors, *grads)
 
     return wrapper

@@ -1,0 +1,123 @@
+"""Additive attention in plain torch: tile by tile over [B,Q,T,D], a hand-derived backward."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+__all__ = ["additive_attention_scores_bwd", "additive_attention_weights", "allowed_positions"]
+
+# Elements of a tile of tanh values: two of them should stay in a core's cache between the passes over them.
+TILE = 2**17
+
+
+def allowed_positions(mask: Tensor | None, lengths: Tensor | None, T: int) -> Tensor | None:
+    """bool [B, 1 or Q, T]: where a query may look. None: everywhere."""
+    if lengths is None:
+        return mask
+    within = torch.arange(T, device=lengths.device) < lengths[:, None, None]
+    return within if mask is None else within & mask
+
+
+def _compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    return torch.float32 if dtype.itemsize < 4 else dtype
+
+
+def _blocks(B: int, Q: int, T: int, D: int, lengths: Tensor | None) -> Iterator[tuple[slice, slice, slice]]:
+    """Covers [B,Q,T], up to the items' lengths, with blocks that make a tile of at most TILE elements, or D."""
+    # To look at a GPU's lengths would make the host wait for it.
+    ends = lengths.tolist() if lengths is not None and lengths.device.type == "cpu" else [T] * B
+    items = max(1, TILE // max(1, Q * T * D))
+    for b in range(0, B, items):
+        end = min(T, max(ends[b : b + items]))
+        positions = max(1, min(end, TILE // max(1, D)))
+        queries = max(1, TILE // max(1, positions * D))
+        for q in range(0, Q, queries):
+            for t in range(0, end, positions):
+                yield slice(b, min(b + items, B)), slice(q, min(q + queries, Q)), slice(t, min(t + positions, end))
+
+
+def _buffers(query: Tensor, T: int) -> Tensor:
+    """Two buffers, each for any tile of `_blocks`."""
+    B, Q, D = query.shape
+    return query.new_empty(2, min(max(TILE, D), B * Q * T * D), dtype=_compute_dtype(query.dtype))
+
+
+def _tanh_tile(buffers: Tensor, query: Tensor, keys: Tensor) -> Tensor:
+    """tanh(query + keys) [b,q,t,D] in the first buffer.
+
+    As e / (e + 2) with e = expm1(2x): as exact as torch.tanh, and measured at two thirds of its time.
+    """
+    shape = (*query.shape[:2], keys.shape[1], query.shape[2])
+    e, divisor = (b[: query.numel() * keys.shape[1]].view(shape) for b in buffers.unbind())
+    query, keys = query.to(e.dtype) * 2, keys.to(e.dtype) * 2
+    # Beyond 40 tanh is 1 in float64 too, and e would overflow.
+    torch.add(query[:, :, None], keys[:, None], out=e).clamp_(max=40).expm1_()
+    return e.div_(torch.add(e, 2, out=divisor))
+
+
+def additive_attention_weights(
+    query: Tensor, keys: Tensor, v: Tensor, mask: Tensor | None, lengths: Tensor | None
+) -> Tensor:
+    """See `seqops.ops.additive_attention`."""
+    (B, Q, D), T = query.shape, keys.shape[1]
+    buffers = _buffers(query, T)
+    scores = buffers.new_empty(B, Q, T)
+    v = v.to(buffers.dtype)
+    for b, q, t in _blocks(B, Q, T, D, lengths):
+        tile = _tanh_tile(buffers, query[b, q], keys[b, t])
+        scores[b, q, t] = torch.mv(tile.flatten(0, 2), v).view(tile.shape[:3])
+    allowed = allowed_positions(mask, lengths, T)
+    if allowed is None:
+        return scores.softmax(-1).to(query.dtype)
+    # A row with no allowed position comes out of softmax as NaN, and is 0 after the second fill.
+    weights = scores.masked_fill_(~allowed, -torch.inf).softmax(-1)
+    return weights.masked_fill_(~allowed, 0).to(query.dtype)
+
+
+def additive_attention_scores_bwd(
+    dscore: Tensor,
+    query: Tensor,
+    keys: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    lengths: Tensor | None,
+    need_query: bool,
+    need_keys: bool,
+    need_v: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See `seqops.ops.additive_attention`."""
+    (B, Q, D), T = query.shape, keys.shape[1]
+    buffers = _buffers(query, T)
+    dquery = buffers.new_zeros(query.shape if need_query else 0)
+    dkeys = buffers.new_zeros(keys.shape if need_keys else 0)
+    dv = buffers.new_zeros(v.shape if need_v else 0)
+    # dscore is 0 where a query may not look, but there may be NaN there, which a product with 0 would not remove.
+    allowed = allowed_positions(mask, lengths, T)
+    masked_tile = None
+    if allowed is not None and allowed.shape[1] == 1:
+        query = query.masked_fill(~allowed.any(2, keepdim=True), 0)
+        keys = keys.masked_fill(~allowed.transpose(1, 2), 0)
+    elif allowed is not None:
+        masked_tile = ~allowed
+    for b, q, t in _blocks(B, Q, T, D, lengths):
+        tile = _tanh_tile(buffers, query[b, q], keys[b, t])
+        if masked_tile is not None:
+            tile.masked_fill_(masked_tile[b, q, t, None], 0)
+        ds = dscore[b, q, t]
+        if need_v:
+            dv.addmv_(tile.flatten(0, 2).t(), ds.reshape(-1))
+        if need_query or need_keys:
+            # tile = ds * (1 - tile^2), in one pass
+            torch.ops.aten.tanh_backward.grad_input(ds[..., None].expand_as(tile), tile, grad_input=tile)
+        if need_query:
+            dquery[b, q] += tile.sum(2)
+        if need_keys:
+            dkeys[b, t] += tile.sum(1) if tile.shape[1] > 1 else tile[:, 0]
+    if need_query:
+        dquery *= v
+    if need_keys:
+        dkeys *= v
+    return dquery.to(query.dtype), dkeys.to(query.dtype), dv.to(query.dtype)

@@ -1,0 +1,196 @@
+"""Additive attention: the public function, the autograd Function and the registration of its ops."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..cpu.additive_attention import allowed_positions
+from ._autograd import once_differentiable
+from ._checks import autocast, check_device, check_dtypes, check_lengths, check_shape
+from ._register import register
+
+__all__ = ["additive_attention"]
+
+
+def additive_attention(
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    v: Tensor,
+    *,
+    lengths: Tensor | Sequence[int] | None = None,
+    mask: Tensor | None = None,
+    need_weights: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """Additive (Bahdanau) attention of queries over the positions of a sequence, both projected already.
+
+    score[b,q,t] = sum_d v[d] * tanh(query[b,q,d] + keys[b,t,d])
+    weights      = softmax of score over the allowed t, 0 at the others
+    context      = weights @ values
+
+    Args:
+        query: [B, Q, D], fp16, bf16, fp32 or fp64, as all other floating arguments.
+        keys, values: [B, T, D] and [B, T, E].
+        v: [D].
+        lengths: int [B] or a list, in 0..T: item b has the positions t < lengths[b]. None: all have T. Values on a GPU
+            are clamped to 0..T, not checked.
+        mask: bool [B, T] or [B, Q, T], True where a position takes part, as in scaled_dot_product_attention.
+        need_weights: also give the weights.
+
+    Returns:
+        context [B, Q, E], and weights [B, Q, T], or None unless `need_weights`. A query with no allowed position has
+        weights, context and gradients 0. What lies where no query may look, NaN too, has no effect.
+
+    Raises:
+        ValueError: a shape, a device or a length does not fit. TypeError: a dtype does not fit.
+        RuntimeError: on a second derivative.
+
+    Source: Bahdanau et al. 2015, arXiv:1409.0473.
+    """
+    op = "additive_attention"
+    query, keys, values, v = autocast(query.device, query, keys, values, v)  # type: ignore[assignment]
+    check_dtypes(op, query=query, keys=keys, values=values, v=v)
+    check_shape(op, "query", query, ("B", "Q", "D"))
+    B, _, D = query.shape
+    check_shape(op, "keys", keys, (B, "T", D))
+    T = keys.shape[1]
+    check_shape(op, "values", values, (B, T, "E"))
+    check_shape(op, "v", v, (D,))
+    lengths = check_lengths(op, lengths, B, T, query.device)
+    mask = _check_mask(op, mask, query, T)
+    args = (query, keys, values, v, mask, lengths)
+    if torch.is_grad_enabled() and any(a is not None and a.requires_grad for a in args):
+        context, weights = AdditiveAttentionFunction.apply(*args, need_weights)
+    else:
+        context, weights = _attend(*args)
+    return context, weights if need_weights else None
+
+
+def _check_mask(op: str, mask: Tensor | None, query: Tensor, T: int) -> Tensor | None:
+    """The mask as [B, 1 or Q, T]."""
+    if mask is None:
+        return None
+    if not isinstance(mask, Tensor):
+        raise TypeError(f"{op}: mask must be a Tensor, got {type(mask).__name__}")
+    if mask.dtype != torch.bool:
+        raise TypeError(f"{op}: mask must be bool, got {mask.dtype}")
+    B, Q, _ = query.shape
+    if tuple(mask.shape) not in ((B, T), (B, Q, T)):
+        raise ValueError(f"{op}: mask must have shape [{B}, {T}] or [{B}, {Q}, {T}], got {list(mask.shape)}")
+    check_device(op, "mask", mask, "query", query)
+    return mask if mask.dim() == 3 else mask[:, None]
+
+
+def _attend(
+    query: Tensor, keys: Tensor, values: Tensor, v: Tensor, mask: Tensor | None, lengths: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    weights = torch.ops.seqops.additive_attention_weights(query, keys, v, mask, lengths)
+    allowed = allowed_positions(mask, lengths, keys.shape[1])
+    return torch.bmm(weights, _visible(values, allowed)), weights
+
+
+def _visible(values: Tensor, allowed: Tensor | None) -> Tensor:
+    """The values, 0 where no query may look: a weight of 0 would not remove NaN."""
+    return values if allowed is None else values.masked_fill(~allowed.any(1)[:, :, None], 0)
+
+
+class AdditiveAttentionFunction(torch.autograd.Function):
+    """Saves its inputs and the weights: backward finds the tanh values again."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        v: Tensor,
+        mask: Tensor | None,
+        lengths: Tensor | None,
+        need_weights: bool,
+    ) -> tuple[Tensor, Tensor]:
+        context, weights = _attend(query, keys, values, v, mask, lengths)
+        ctx.save_for_backward(query, keys, values, v, mask, lengths, weights)
+        ctx.need_weights = need_weights
+        return context, weights
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_context: Tensor, grad_weights: Tensor) -> tuple[Tensor | None, ...]:
+        query, keys, values, v, mask, lengths, weights = ctx.saved_tensors
+        need_query, need_keys, need_values, need_v, *_ = ctx.needs_input_grad
+        allowed = allowed_positions(mask, lengths, keys.shape[1])
+        if allowed is not None:
+            grad_context = grad_context.masked_fill(~allowed.any(2, keepdim=True), 0)
+        dquery = dkeys = dvalues = dv = None
+        if need_values:
+            dvalues = torch.bmm(weights.transpose(1, 2), grad_context)
+        if need_query or need_keys or need_v:
+            dtype = torch.float32 if weights.dtype.itemsize < 4 else weights.dtype
+            dweights = torch.bmm(grad_context, _visible(values, allowed).transpose(1, 2)).to(dtype)
+            if ctx.need_weights:
+                dweights = dweights + grad_weights
+            if allowed is not None:
+                # Where this query may not look but another may, there can still be NaN.
+                dweights = dweights.masked_fill(~allowed, 0)
+            dscore = weights * dweights
+            dscore = torch.addcmul(dscore, weights.to(dtype), dscore.sum(-1, keepdim=True), value=-1)
+            dquery, dkeys, dv = torch.ops.seqops.additive_attention_scores_bwd(
+                dscore, query, keys, v, mask, lengths, need_query, need_keys, need_v
+            )
+        return (
+            dquery if need_query else None,
+            dkeys if need_keys else None,
+            dvalues,
+            dv if need_v else None,
+            None,
+            None,
+            None,
+        )
+
+
+def _weights_fake(query: Tensor, keys: Tensor, v: Tensor, mask: Tensor | None, lengths: Tensor | None) -> Tensor:
+    return query.new_empty(*query.shape[:2], keys.shape[1])
+
+
+def _scores_bwd_fake(
+    dscore: Tensor,
+    query: Tensor,
+    keys: Tensor,
+    v: Tensor,
+    mask: Tensor | None,
+    lengths: Tensor | None,
+    need_query: bool,
+    need_keys: bool,
+    need_v: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return (
+        query.new_empty(query.shape if need_query else 0),
+        keys.new_empty(keys.shape if need_keys else 0),
+        v.new_empty(v.shape if need_v else 0),
+    )
+
+
+def _kernel_takes(first: Tensor, *_: Any) -> bool:
+    return first.dtype != torch.float64
+
+
+# mask is bool [B, 1 or Q, T]. Gives [B,Q,T]: the softmax of the scores.
+register(
+    "additive_attention_weights(Tensor query, Tensor keys, Tensor v, Tensor? mask, Tensor? lengths) -> Tensor",
+    "additive_attention",
+    _weights_fake,
+    _kernel_takes,
+)
+# dscore [B,Q,T], fp32 for inputs of 16 bits, is 0 where a query may not look. Gives the gradients of query, keys and v;
+# one that is not needed has no elements.
+register(
+    "additive_attention_scores_bwd(Tensor dscore, Tensor query, Tensor keys, Tensor v, Tensor? mask, Tensor? lengths, "
+    "bool need_query, bool need_keys, bool need_v) -> (Tensor, Tensor, Tensor)",
+    "additive_attention",
+    _scores_bwd_fake,
+    _kernel_takes,
+)
