@@ -325,26 +325,9 @@ class Decoded(NamedTuple):
         return [["".join(TARGET[i] for i in ids if i not in (BOS, EOS)) for ids in n] for n in self.sequences.tolist()]
 
 
-def greedy(step: Step, state: Tensor) -> seqops.BeamSearchOutput:
-    """Always the likeliest next character. A beam of 1 is more: it remembers each place where it could have ended."""
-    tokens = torch.full((len(state), 1), BOS, device=state.device)
-    state = state[:, None]
-    sequences = torch.full((len(state), 1, TARGET_LENGTH), EOS, device=state.device)
-    lengths, log_probs = torch.zeros_like(tokens), torch.zeros_like(tokens, dtype=state.dtype)
-    going = torch.ones_like(tokens, dtype=torch.bool)
-    for t in range(TARGET_LENGTH):
-        logits, state = step(tokens, state)
-        best, tokens = logits.log_softmax(-1).max(-1)
-        sequences[:, :, t] = tokens.masked_fill(~going, EOS)
-        log_probs += best.masked_fill(~going, 0)
-        lengths += going
-        going &= tokens != EOS
-    return seqops.BeamSearchOutput(sequences, lengths, log_probs, log_probs)
-
-
 @torch.no_grad()
 def decode(model: DateTranslator, data: Data, beam: int, n_best: int = 1, batch_size: int = 256) -> Decoded:
-    """Beam search; a beam of 0 is greedy. Batches hold items of like length; the results are in data's order."""
+    """Beam search; a beam of 1 is greedy. Batches hold items of like length; the results are in data's order."""
     device = next(model.parameters()).device
     count = len(data.lengths)
     sequences = torch.full((count, n_best, TARGET_LENGTH), EOS)
@@ -352,19 +335,16 @@ def decode(model: DateTranslator, data: Data, beam: int, n_best: int = 1, batch_
     for index in data.lengths.argsort(stable=True).split(batch_size):
         batch = data.take(index, device)
         step, state = model.stepper(batch.source, batch.lengths)
-        if beam == 0:
-            found = greedy(step, state)
-        else:
-            found = seqops.beam_search(
-                step,
-                state,
-                batch_size=len(index),
-                beam_size=beam,
-                bos=BOS,
-                eos=EOS,
-                max_length=TARGET_LENGTH,
-                n_best=n_best,
-            )
+        found = seqops.beam_search(
+            step,
+            state,
+            batch_size=len(index),
+            beam_size=beam,
+            bos=BOS,
+            eos=EOS,
+            max_length=TARGET_LENGTH,
+            n_best=n_best,
+        )
         sequences[index, :, : found.sequences.shape[-1]] = found.sequences.cpu()
         lengths[index], log_probs[index] = found.lengths.cpu(), found.log_probs.cpu()
     return Decoded(sequences, lengths, log_probs)
@@ -413,14 +393,15 @@ def evaluate(
     print(f"{'locale':8} {'beam':>8} {'exact match':>12} {'in 3 best':>10}")
     decoded: dict[tuple[str, int], Decoded] = {}
     for name, data in datas.items():
-        for beam in sorted({0, 1, 3, 10, args.beam}):
-            decoded[name, beam] = decode(model, data, beam, min(3, max(1, beam)))
+        for beam in sorted({1, 3, 10, args.beam}):
+            decoded[name, beam] = decode(model, data, beam, min(3, beam))
             texts = decoded[name, beam].texts()
             exact, among = (
                 sum(sample.iso in n[:best] for n, sample in zip(texts, sets[name], strict=True)) / len(known)
                 for best in (1, 3)
             )
-            print(f"{name:8} {beam or 'greedy':>8} {exact:12.2%} {f'{among:.2%}' if beam >= 3 else '':>10}")
+            width = "1=greedy" if beam == 1 else str(beam)
+            print(f"{name:8} {width:>8} {exact:12.2%} {f'{among:.2%}' if beam >= 3 else '':>10}")
 
     twofold = two_readings(days)
     data = encode_samples([Sample(None, text, "") for text, _ in twofold], vocabulary)

@@ -93,7 +93,7 @@ def test_trains_evaluates_and_translates(
     printed = capsys.readouterr().out
     assert (tmp_path / "model.pt").is_file()
     assert (tmp_path / "attention.png").read_bytes().startswith(b"\x89PNG")
-    for line in ("known      greedy", "unknown         3", "unknown        10", "unknown locale, beam 3"):
+    for line in ("known    1=greedy", "unknown         3", "unknown        10", "unknown locale, beam 3"):
         assert line in printed
 
     translate = [f"--out={tmp_path}", "--beam=4", "--translate"]
@@ -156,7 +156,7 @@ def test_greedy_and_the_score_are_what_teacher_forcing_says(dates: ModuleType, c
     vocabulary = dates.Vocabulary.of(samples)
     data = dates.encode_samples(samples, vocabulary)
     model = dates.DateTranslator(len(vocabulary.tokens), 6, 8, 5).eval()
-    decoded = dates.decode(model, data, 0)
+    decoded = dates.decode(model, data, 1)
     # Teacher forcing with what was decoded gives the same characters, and the same log-probability.
     with torch.no_grad():
         logits, weights = model(data.source, data.lengths, dates.late(decoded.sequences[:, 0]))
