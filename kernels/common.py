@@ -54,7 +54,8 @@ def resident_memory(device: torch.device) -> int:
     """
     if device.type != "cuda":
         return sys.maxsize
-    return 0 if torch.version.hip else torch.cuda.get_device_properties(device).shared_memory_per_block_optin
+    properties = torch.cuda.get_device_properties(device)
+    return 0 if torch.version.hip else int(getattr(properties, "shared_memory_per_block_optin", 49152))
 
 
 def dot_precision(dtype: torch.dtype) -> str:
