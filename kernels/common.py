@@ -60,4 +60,6 @@ def resident_memory(device: torch.device) -> int:
 
 def dot_precision(dtype: torch.dtype) -> str:
     """`input_precision` of a tl.dot: full fp32 unless torch itself has been allowed TF32 for its products."""
-    return "tf32" if dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest" else "ieee"
+    # Not torch.get_float32_matmul_precision(), which raises where this newer setting has been used.
+    allowed = torch.backends.cuda.matmul.fp32_precision == "tf32"
+    return "tf32" if dtype == torch.float32 and allowed else "ieee"

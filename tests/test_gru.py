@@ -211,3 +211,33 @@ def test_gru_rejects(change: dict[str, object], error: type[Exception], message:
     arguments: dict[str, object] = {n: t.float() for n, t in problem(5, 2, 3, 4).items()}
     with pytest.raises(error, match=message):
         functional.gru(**(arguments | change))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"x": torch.zeros(1, 2, 3)}, ValueError, r"gru_cell: x must have shape \[B, I\], got \[1, 2, 3\]"),
+        ({"h": torch.zeros(3, 4)}, ValueError, r"gru_cell: h must have shape \[2, H\], got \[3, 4\]"),
+        ({"h": torch.zeros(2, 4).half()}, TypeError, "gru_cell: h must have the dtype of x"),
+        ({"w_ih": None}, TypeError, "gru_cell: w_ih must be a Tensor, got NoneType"),
+    ],
+)
+def test_gru_cell_rejects(change: dict[str, object], error: type[Exception], message: str) -> None:
+    arguments: dict[str, object] = {n: t.float() for n, t in problem(1, 2, 3, 4).items()}
+    arguments["x"], arguments["h"] = torch.zeros(2, 3), arguments.pop("h0")
+    with pytest.raises(error, match=message):
+        functional.gru_cell(**(arguments | change))  # type: ignore[arg-type]
+
+
+def test_products_follow_torchs_setting() -> None:
+    common = pytest.importorskip("seqops.kernels.common")
+    matmul = torch.backends.cuda.matmul
+    before = matmul.fp32_precision
+    try:
+        matmul.fp32_precision = "ieee"
+        assert common.dot_precision(torch.float32) == "ieee"
+        matmul.fp32_precision = "tf32"
+        assert common.dot_precision(torch.float32) == "tf32"
+        assert common.dot_precision(torch.bfloat16) == "ieee"
+    finally:
+        matmul.fp32_precision = before

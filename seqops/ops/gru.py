@@ -90,9 +90,10 @@ def _gru(
     reverse: bool,
 ) -> tuple[Tensor, Tensor]:
     x, h0, w_ih, w_hh, b_ih, b_hh = autocast(x.device, x, h0, w_ih, w_hh, b_ih, b_hh)  # type: ignore[assignment]
-    check_dtypes(op, x=x, h0=h0, w_ih=w_ih, w_hh=w_hh, b_ih=b_ih, b_hh=b_hh)
+    state = "h" if op == "gru_cell" else "h0"
+    check_dtypes(op, x=x, **{state: h0}, w_ih=w_ih, w_hh=w_hh, b_ih=b_ih, b_hh=b_hh)
     check_shape(op, "x", x, ("T", "B", "I"))
-    check_shape(op, "h0", h0, (x.shape[1], "H"))
+    check_shape(op, state, h0, (x.shape[1], "H"))
     (T, B, I), H = x.shape, h0.shape[1]
     check_shape(op, "w_ih", w_ih, (3 * H, I))
     check_shape(op, "w_hh", w_hh, (3 * H, H))
