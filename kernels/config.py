@@ -58,7 +58,7 @@ GRU_BWD = (
     RecurrentRow(2, 768, RecurrentConfig(16, 16, 128, 4)),
     RecurrentRow(2, 1024, RecurrentConfig(32, 16, 128, 4)),
     RecurrentRow(2, 2048, RecurrentConfig(32, 16, 64, 8)),
-    RecurrentRow(4, 256, RecurrentConfig(32, 8, 32, 4)),
+    RecurrentRow(4, 256, RecurrentConfig(16, 16, 32, 4)),
     RecurrentRow(4, 1024, RecurrentConfig(32, 8, 64, 4)),
 )
 # Reads the weights anew in each launch: any hidden size, any chip.
