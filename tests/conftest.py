@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
-import sys
 from dataclasses import dataclass
 
 import pytest
@@ -16,8 +16,17 @@ if not torch.cuda.is_available():
 from seqops.ops import _register
 
 INTERPRET = _register.INTERPRET
-# The stock interpreter computes bf16 products on raw bits; a hardened one computes them right.
-BF16_INTERPRETED = "interp_harden" in sys.modules
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--program-order", type=int, default=0, help="seed of the order in which programs are interpreted")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if INTERPRET and importlib.util.find_spec("triton") is not None:
+        import hardened_interpreter
+
+        hardened_interpreter.install(config.getoption("--program-order"))
 
 
 @dataclass(frozen=True)
@@ -26,10 +35,6 @@ class Path:
 
     device: str
     kernels: bool
-
-    def skip_unless_computes(self, dtype: torch.dtype) -> None:
-        if self.kernels and self.device == "cpu" and dtype == torch.bfloat16 and not BF16_INTERPRETED:
-            pytest.skip("bf16 products are wrong in Triton's interpreter")
 
 
 PATHS = [

@@ -52,7 +52,6 @@ def test_values_and_gradients(path: Path, shape: tuple[int, ...], need_weights: 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
 def test_dtypes(path: Path, dtype: torch.dtype) -> None:
-    path.skip_unless_computes(dtype)
     check(path, problem(2, 5, 19, 33, 6, scale=0.5), dtype=dtype, lengths=torch.tensor([19, 11]))
 
 
