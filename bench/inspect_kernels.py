@@ -1,16 +1,19 @@
 """Compiles the kernels with every row of their config tables for GPUs that need not be here, and prints what came out.
 
-    python bench/inspect_kernels.py [--targets 80,90,100,gfx942] [--kernel NAME] [--json FILE]
+    python bench/inspect_kernels.py [--targets 80,86,90,100,gfx942] [--kernel NAME] [--json FILE]
 
-Exit code 1 where a kernel does not compile, spills, computes in fp64, or wants more shared memory than the chip has.
+Exit code 1 where a kernel does not compile, spills, computes in fp64, or wants more than a multiprocessor has; and
+where a kernel or a row of a config table is left out of this file.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import itertools
 import json
 import os
+import pkgutil
 import re
 import subprocess
 import sys
@@ -25,11 +28,15 @@ import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+from triton.runtime.jit import JITFunction
 
+import seqops.kernels
 from seqops.kernels import additive_attention, beam_topk, config, gru
 
-# Shared memory that one program can have, in bytes.
+# Shared memory that one program can have, in bytes, and multiprocessors.
 SHARED_LIMIT = {"80": 166912, "86": 101376, "90": 232448, "100": 232448, "gfx942": 65536}
+MULTIPROCESSORS = {"80": 108, "86": 82, "90": 132, "100": 148, "gfx942": 304}
+REGISTERS = 65536  # of an NVIDIA multiprocessor
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -42,6 +49,7 @@ class Launch:
     types: dict[str, str]
     constants: dict[str, Any]
     num_warps: int
+    config: Any = None  # the row of `kernels.config` that it comes from
 
     @property
     def name(self) -> str:
@@ -75,6 +83,9 @@ def gru_launches(target: str, max_hidden: int) -> Iterator[Launch]:
             types |= {"state_ptr": "*fp32", "b0": "i32", "step0": "i32", "STEPS": "i32", "T": "i32", "B": "i32"}
             if "lengths_ptr" in kernel.arg_names:
                 types["lengths_ptr"] = "*i32"
+            # As the launcher decides: a group's programs wait for one another, so all must run at once.
+            if -(-H // cfg.block_h) > MULTIPROCESSORS[target]:
+                cfg = config.STREAMING[dtype.itemsize]
             if cfg.resident:
                 types["barrier_ptr"] = "*i32"
             constants = {
@@ -88,7 +99,7 @@ def gru_launches(target: str, max_hidden: int) -> Iterator[Launch]:
                 "PRECISION": "ieee",
             }
             label = f"{name} H={H} {'persistent' if cfg.resident else 'step'}"
-            yield Launch(kernel, label, types, constants, cfg.num_warps)
+            yield Launch(kernel, label, types, constants, cfg.num_warps, cfg)
     for name in DTYPES:
         types = {"gx_ptr": f"*{name}", "gh_ptr": f"*{name}", "h_prev_ptr": f"*{name}", "lengths_ptr": "*i32"}
         constants = {"H": 1024, "BLOCK_N": 8, "BLOCK_H": 128}
@@ -117,7 +128,7 @@ def attention_launches() -> Iterator[Launch]:
         if "mask_ptr" in kernel.arg_names:
             types["mask_ptr"] = "*u8"
             constants["MASK_PER_QUERY"] = True
-        yield Launch(kernel, f"{name} Q={Q} D=512", types, constants, cfg.num_warps)
+        yield Launch(kernel, f"{name} Q={Q} D=512", types, constants, cfg.num_warps, default)
 
 
 def beam_launches() -> Iterator[Launch]:
@@ -135,13 +146,40 @@ def beam_launches() -> Iterator[Launch]:
             (beam_topk.beam_topk_bwd_kernel, plan.backward, cfg.num_warps),
         ):
             own = {n: t for n, t in types.items() if n in kernel.arg_names}
-            yield Launch(kernel, f"{name} beam={beam} k={k} V={V}", own, constants, warps)
+            yield Launch(kernel, f"{name} beam={beam} k={k} V={V}", own, constants, warps, cfg)
 
 
 def launches(target: str, max_hidden: int) -> Iterator[Launch]:
     yield from gru_launches(target, max_hidden)
     yield from attention_launches()
     yield from beam_launches()
+
+
+def _configs(value: Any) -> Iterator[Any]:
+    """The config rows in a table: in tuples and dicts, behind the rows that say whom they serve."""
+    if isinstance(value, (tuple, dict)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _configs(item)
+    elif type(value).__name__.endswith("Row"):
+        yield value.config
+    elif type(value).__name__.endswith("Config"):
+        yield value
+
+
+def left_out() -> list[str]:
+    """The kernels and the config rows that `launches` has for no target."""
+    every = [launch for target in SHARED_LIMIT for launch in launches(target, 1 << 30)]
+    kernels = {launch.name for launch in every}
+    rows = [launch.config for launch in every]
+    missing = []
+    for info in pkgutil.iter_modules(seqops.kernels.__path__):
+        module = importlib.import_module(f"seqops.kernels.{info.name}")
+        for name, value in vars(module).items():
+            if isinstance(value, JITFunction) and name.endswith("_kernel") and name not in kernels:
+                missing.append(f"{info.name}.{name}")
+    for name, value in vars(config).items():
+        missing += [f"config.{name}: {row}" for row in _configs(value) if row not in rows]
+    return missing
 
 
 def compile_for(launch: Launch, target: str) -> Result:
@@ -163,6 +201,8 @@ def compile_for(launch: Launch, target: str) -> Result:
         problems.append(f"shared memory {shared} > {SHARED_LIMIT[target]}")
     if gpu.backend == "cuda":
         registers, spill = _cuda_resources(compiled.asm["cubin"])
+        if registers * 32 * launch.num_warps > REGISTERS:
+            problems.append(f"{registers} registers x {launch.num_warps} warps do not fit a multiprocessor")
         ptx = compiled.asm["ptx"]
         dots = len(re.findall(r"\bw?gmma\.mma_async|\bmma\.sync|\btcgen05\.mma", ptx))
         if "fp64" not in "".join(launch.types.values()) and re.search(r"\b(add|mul|fma|div|sub)\.\w*\.?f64", ptx):
@@ -190,7 +230,7 @@ def _cuda_resources(cubin: bytes) -> tuple[int, int]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--targets", default="80,90,100,gfx942")
+    parser.add_argument("--targets", default="80,86,90,100,gfx942")
     parser.add_argument("--kernel", default="", help="only kernels whose name holds this")
     parser.add_argument(
         "--max-hidden", type=int, default=1 << 30, help="leave out larger persistent kernels: slow to compile"
@@ -198,7 +238,7 @@ def main() -> int:
     parser.add_argument("--json", help="write the results here")
     arguments = parser.parse_args()
     print(f"triton {triton.__version__}")
-    print(f"{'kernel':28} {'launch':30} {'target':8} {'shared':>7} {'registers':>9} {'spill':>5} {'mma':>4}")
+    print(f"{'kernel':34} {'launch':30} {'target':8} {'shared':>7} {'registers':>9} {'spill':>5} {'mma':>4}")
     results = []
     for target in arguments.targets.split(","):
         for launch in launches(target, arguments.max_hidden):
@@ -206,14 +246,17 @@ def main() -> int:
                 continue
             r = compile_for(launch, target)
             results.append(r)
-            row = f"{r.kernel:28} {r.label:30} {r.target:8} {r.shared:7} {r.registers:9} {r.spill:5} {r.dots:4}"
+            row = f"{r.kernel:34} {r.label:30} {r.target:8} {r.shared:7} {r.registers:9} {r.spill:5} {r.dots:4}"
             print(row, "; ".join(r.problems), flush=True)
     if arguments.json:
         with open(arguments.json, "w") as file:
             json.dump({"triton": triton.__version__, "results": [asdict(r) for r in results]}, file, indent=1)
+    missing = left_out()
+    for name in missing:
+        print("left out:", name)
     bad = sum(bool(r.problems) for r in results)
-    print(f"{len(results)} compiled, {bad} with problems")
-    return bool(bad)
+    print(f"{len(results)} compiled, {bad} with problems, {len(missing)} left out")
+    return bool(bad or missing)
 
 
 if __name__ == "__main__":

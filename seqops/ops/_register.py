@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.autograd import forward_ad
 
 __all__ = ["INTERPRET", "register"]
 
@@ -26,12 +27,19 @@ def _kernels(module: str, op: str) -> Any:
         raise RuntimeError(f"seqops::{op} on a GPU tensor needs triton, which is not installed") from error
 
 
-def register(schema: str, module: str, fake: Callable[..., Any], kernel_takes: Callable[..., bool]) -> None:
+def register(
+    schema: str,
+    module: str,
+    fake: Callable[..., Any],
+    kernel_takes: Callable[..., bool],
+    function: type[torch.autograd.Function] | None = None,
+) -> None:
     """Registers `seqops::<name>(...)`, whose implementations are `kernels.<module>.<name>` and `cpu.<module>.<name>`.
 
     A GPU tensor takes the Triton launcher, a CPU tensor the torch path; under `TRITON_INTERPRET=1` a CPU tensor takes
     the launcher too. `kernel_takes(*args)` says whether the kernels cover these arguments (dtype, size); where they do
-    not, the torch path runs on whatever device the tensors are on.
+    not, the torch path runs on whatever device the tensors are on. `function` takes the op's arguments, gives its
+    results and differentiates it; an op without one, such as a backward, refuses tensors that require grad.
     """
     op = schema.partition("(")[0]
 
@@ -46,7 +54,19 @@ def register(schema: str, module: str, fake: Callable[..., Any], kernel_takes: C
         with torch.autocast(device.type, enabled=False):
             return implementation(*args)
 
+    def differentiate(*args: Any) -> Any:
+        tensors = [a for a in args if isinstance(a, torch.Tensor)]
+        if forward_ad._current_level >= 0 and any(forward_ad.unpack_dual(t).tangent is not None for t in tensors):
+            raise NotImplementedError(f"seqops::{op} has no forward-mode derivative")
+        if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
+            if function is None:
+                raise RuntimeError(f"seqops::{op} cannot be differentiated")
+            return function.apply(*args)
+        with torch._C._AutoDispatchBelowAutograd():
+            return getattr(torch.ops.seqops, op)(*args)
+
     _LIBRARY.define(schema)
     _LIBRARY.impl(op, lambda *args: run(True, args), "CUDA")
     _LIBRARY.impl(op, lambda *args: run(INTERPRET, args), "CPU")
+    _LIBRARY.impl(op, differentiate, "Autograd")
     torch.library.register_fake(f"seqops::{op}", fake, lib=_LIBRARY)

@@ -62,11 +62,15 @@ def additive_attention(
     check_shape(op, "v", v, (D,))
     lengths = check_lengths(op, lengths, B, T, query.device)
     mask = _check_mask(op, mask, query, T)
-    args = (query, keys, values, v, mask, lengths)
-    if torch.is_grad_enabled() and any(a is not None and a.requires_grad for a in args):
-        context, weights = AdditiveAttentionFunction.apply(*args, need_weights)
+    weights = torch.ops.seqops.additive_attention_weights(query, keys, v, mask, lengths)
+    allowed = allowed_positions(mask, lengths, T)
+    if allowed is None:
+        context = torch.bmm(weights, values)
     else:
-        context, weights = _attend(*args)
+        # NaN in values that no query may see, or in the gradient of a query that may see none: a weight of 0 would not
+        # remove it from the products.
+        context = torch.bmm(weights, values.masked_fill(~allowed.any(1)[:, :, None], 0))
+        context = context.masked_fill(~allowed.any(2, keepdim=True), 0)
     return context, weights if need_weights else None
 
 
@@ -85,71 +89,34 @@ def _check_mask(op: str, mask: Tensor | None, query: Tensor, T: int) -> Tensor |
     return mask if mask.dim() == 3 else mask[:, None]
 
 
-def _attend(
-    query: Tensor, keys: Tensor, values: Tensor, v: Tensor, mask: Tensor | None, lengths: Tensor | None
-) -> tuple[Tensor, Tensor]:
-    weights = torch.ops.seqops.additive_attention_weights(query, keys, v, mask, lengths)
-    allowed = allowed_positions(mask, lengths, keys.shape[1])
-    return torch.bmm(weights, _visible(values, allowed)), weights
-
-
-def _visible(values: Tensor, allowed: Tensor | None) -> Tensor:
-    """The values, 0 where no query may look: a weight of 0 would not remove NaN."""
-    return values if allowed is None else values.masked_fill(~allowed.any(1)[:, :, None], 0)
-
-
-class AdditiveAttentionFunction(torch.autograd.Function):
+class AdditiveAttentionWeights(torch.autograd.Function):
     """Saves its inputs and the weights: backward finds the tanh values again."""
 
     @staticmethod
     def forward(
-        ctx: Any,
-        query: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        v: Tensor,
-        mask: Tensor | None,
-        lengths: Tensor | None,
-        need_weights: bool,
-    ) -> tuple[Tensor, Tensor]:
-        context, weights = _attend(query, keys, values, v, mask, lengths)
-        ctx.save_for_backward(query, keys, values, v, mask, lengths, weights)
-        ctx.need_weights = need_weights
-        return context, weights
+        ctx: Any, query: Tensor, keys: Tensor, v: Tensor, mask: Tensor | None, lengths: Tensor | None
+    ) -> Tensor:
+        weights: Tensor = torch.ops.seqops.additive_attention_weights(query, keys, v, mask, lengths)
+        ctx.save_for_backward(query, keys, v, mask, lengths, weights)
+        return weights
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_context: Tensor, grad_weights: Tensor) -> tuple[Tensor | None, ...]:
-        query, keys, values, v, mask, lengths, weights = ctx.saved_tensors
-        need_query, need_keys, need_values, need_v, *_ = ctx.needs_input_grad
+    def backward(ctx: Any, dweights: Tensor) -> tuple[Tensor | None, ...]:
+        query, keys, v, mask, lengths, weights = ctx.saved_tensors
+        need_query, need_keys, need_v, *_ = ctx.needs_input_grad
         allowed = allowed_positions(mask, lengths, keys.shape[1])
         if allowed is not None:
-            grad_context = grad_context.masked_fill(~allowed.any(2, keepdim=True), 0)
-        dquery = dkeys = dvalues = dv = None
-        if need_values:
-            dvalues = torch.bmm(weights.transpose(1, 2), grad_context)
-        if need_query or need_keys or need_v:
-            dtype = torch.float32 if weights.dtype.itemsize < 4 else weights.dtype
-            dweights = torch.bmm(grad_context, _visible(values, allowed).transpose(1, 2)).to(dtype)
-            if ctx.need_weights:
-                dweights = dweights + grad_weights
-            if allowed is not None:
-                # Where this query may not look but another may, there can still be NaN.
-                dweights = dweights.masked_fill(~allowed, 0)
-            dscore = weights * dweights
-            dscore = torch.addcmul(dscore, weights.to(dtype), dscore.sum(-1, keepdim=True), value=-1)
-            dquery, dkeys, dv = torch.ops.seqops.additive_attention_scores_bwd(
-                dscore, query, keys, v, mask, lengths, need_query, need_keys, need_v
-            )
-        return (
-            dquery if need_query else None,
-            dkeys if need_keys else None,
-            dvalues,
-            dv if need_v else None,
-            None,
-            None,
-            None,
+            # Where this query may not look there can be NaN.
+            dweights = dweights.masked_fill(~allowed, 0)
+        dtype = torch.promote_types(weights.dtype, torch.float32)
+        weights, dweights = weights.to(dtype), dweights.to(dtype)
+        dscore = weights * dweights
+        dscore = torch.addcmul(dscore, weights, dscore.sum(-1, keepdim=True), value=-1)
+        dquery, dkeys, dv = torch.ops.seqops.additive_attention_scores_bwd(
+            dscore, query, keys, v, mask, lengths, need_query, need_keys, need_v
         )
+        return dquery if need_query else None, dkeys if need_keys else None, dv if need_v else None, None, None
 
 
 def _weights_fake(query: Tensor, keys: Tensor, v: Tensor, mask: Tensor | None, lengths: Tensor | None) -> Tensor:
@@ -184,6 +151,7 @@ register(
     "additive_attention",
     _weights_fake,
     _kernel_takes,
+    AdditiveAttentionWeights,
 )
 # dscore [B,Q,T], fp32 for inputs of 16 bits, is 0 where a query may not look. Gives the gradients of query, keys and v;
 # one that is not needed has no elements.

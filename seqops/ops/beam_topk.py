@@ -61,8 +61,6 @@ def beam_topk(logits: Tensor, scores: Tensor, k: int) -> BeamTopK:
         raise TypeError(f"beam_topk: k must be an int, got {type(k).__name__}")
     if not 1 <= k <= beam * V:
         raise ValueError(f"beam_topk: k must lie in 1..{beam * V}, the beam*V of logits {list(logits.shape)}, got {k}")
-    if torch.is_grad_enabled() and (logits.requires_grad or scores.requires_grad):
-        return BeamTopK(*BeamTopKFunction.apply(logits, scores, k))
     best, parents, tokens, _ = torch.ops.seqops.beam_topk_fwd(logits, scores, k)
     return BeamTopK(best, parents, tokens)
 
@@ -71,15 +69,15 @@ class BeamTopKFunction(torch.autograd.Function):
     """Saves the logits and each row's normalizer: backward rebuilds the softmax from them."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, scores: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(ctx: Any, logits: Tensor, scores: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         best, parents, tokens, normalizer = torch.ops.seqops.beam_topk_fwd(logits, scores, k)
         ctx.beam = logits.shape[1]
-        ctx.mark_non_differentiable(parents, tokens)
+        ctx.mark_non_differentiable(parents, tokens, normalizer)
         if ctx.needs_input_grad[0]:
             ctx.save_for_backward(parents, logits, normalizer, tokens)
         else:
             ctx.save_for_backward(parents)
-        return best, parents, tokens
+        return best, parents, tokens, normalizer
 
     @staticmethod
     @once_differentiable
@@ -120,6 +118,7 @@ register(
     "beam_topk",
     _fwd_fake,
     lambda logits, scores, k: _kernel_takes(logits, k),
+    BeamTopKFunction,
 )
 register(
     "beam_topk_bwd(Tensor grad, Tensor logits, Tensor normalizer, Tensor parents, Tensor tokens) -> Tensor",

@@ -101,10 +101,8 @@ def _gru(
         if bias is not None:
             check_shape(op, name, bias, (3 * H,))
     lengths = check_lengths(op, lengths, B, T, x.device)
-    args = (x, h0, w_ih, w_hh, b_ih, b_hh, lengths, reverse)
-    if torch.is_grad_enabled() and any(isinstance(a, Tensor) and a.requires_grad for a in args):
-        return GRUSequence.apply(*args)
-    return torch.ops.seqops.gru_sequence_fwd(*args)
+    y, h_n = torch.ops.seqops.gru_sequence_fwd(x, h0, w_ih, w_hh, b_ih, b_hh, lengths, reverse)
+    return y, h_n
 
 
 class GRUSequence(torch.autograd.Function):
@@ -194,6 +192,7 @@ register(
     "gru",
     _fwd_fake,
     _kernel_takes,
+    GRUSequence,
 )
 # The inputs as in gru_sequence_fwd; x and grad_y are 0 beyond an item's length, h_prev [T,B,H] is the state before each
 # step. Gives the gradients of the input's and the hidden state's pre-activations, [T,B,3H] each, and of h0.

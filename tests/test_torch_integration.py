@@ -1,0 +1,233 @@
+"""Every op that is registered, with what torch asks of an op; every module, with what users do to modules."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import pickle
+import socket
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor
+from torch.autograd import forward_ad
+from torch.utils.checkpoint import checkpoint
+
+import seqops
+from seqops import functional, nn
+
+pytestmark = pytest.mark.usefixtures("cpu_path")
+
+T, B, I, H = 4, 3, 2, 5
+
+
+def rand(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape))).to(dtype)
+
+
+def op_arguments(dtype: torch.dtype) -> dict[str, list[tuple[Any, ...]]]:
+    """For each op of torch.ops.seqops the arguments of some calls."""
+    r = lambda *shape: rand(*shape, dtype=dtype)  # noqa: E731
+    wide = torch.promote_types(dtype, torch.float32)
+    lengths = torch.tensor([1, 4, 2], dtype=torch.int32)
+    weights = (r(3 * H, I), r(3 * H, H), r(3 * H), r(3 * H))
+    bare = (*weights[:2], None, None)
+    query, keys, v = r(2, 3, 4), r(2, 5, 4), r(4)
+    mask, ends = torch.rand(2, 1, 5) < 0.7, torch.tensor([5, 2], dtype=torch.int32)
+    logits, scores = r(2, 3, 7), rand(2, 3, dtype=wide)
+    _, parents, tokens, normalizer = torch.ops.seqops.beam_topk_fwd(logits, scores, 4)
+    return {
+        "gru_sequence_fwd": [
+            (r(T, B, I), r(B, H), *weights, lengths, True),
+            (r(T, B, I), r(B, H), *bare, None, False),
+            (r(0, B, I), r(B, H), *weights, None, False),
+        ],
+        "gru_sequence_bwd": [
+            (r(T, B, H), r(B, H), r(T, B, I), *weights, lengths, False, r(T, B, H)),
+            (r(T, B, H), r(B, H), r(T, B, I), *bare, None, True, r(T, B, H)),
+        ],
+        "additive_attention_weights": [(query, keys, v, mask, ends), (query, keys, v, None, None)],
+        "additive_attention_scores_bwd": [
+            (rand(2, 3, 5, dtype=wide), query, keys, v, mask, ends, *needs)
+            for needs in ((True, True, True), (False, True, False))
+        ],
+        "beam_topk_fwd": [(logits, scores, 4), (logits, scores, 1)],
+        "beam_topk_bwd": [(rand(2, 4, dtype=wide), logits, normalizer, parents, tokens)],
+    }
+
+
+REGISTERED = sorted(
+    name.removeprefix("seqops::").partition(".")[0]
+    for name in torch._C._dispatch_get_all_op_names()
+    if name.startswith("seqops::")
+)
+
+
+def test_no_op_is_left_out() -> None:
+    assert sorted(op_arguments(torch.float32)) == REGISTERED
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("op", REGISTERED)
+def test_opcheck(op: str, dtype: torch.dtype) -> None:
+    for arguments in op_arguments(dtype)[op]:
+        result = torch.library.opcheck(getattr(torch.ops.seqops, op).default, arguments)
+        assert set(result.values()) == {"SUCCESS"}
+
+
+@pytest.mark.parametrize("op", REGISTERED)
+def test_op_called_by_itself_is_differentiated_or_refuses(op: str) -> None:
+    """As in an exported graph: never a result that has silently lost its gradient."""
+    arguments = op_arguments(torch.float32)[op][0]
+    arguments = tuple(a.requires_grad_() if isinstance(a, Tensor) and a.is_floating_point() else a for a in arguments)
+    if "bwd" in op:
+        with pytest.raises(RuntimeError, match="cannot be differentiated"):
+            getattr(torch.ops.seqops, op)(*arguments)
+        return
+    result = getattr(torch.ops.seqops, op)(*arguments)
+    first = result if isinstance(result, Tensor) else result[0]
+    first.sum().backward()
+    assert all(a.grad is not None for a in arguments if isinstance(a, Tensor) and a.is_floating_point())
+
+
+class Model(torch.nn.Module):
+    """All the ops behind one another: [T,B,I] -> scores [B,k]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru = nn.GRU(I, H, 2, bidirectional=True)
+        self.attention = nn.AdditiveAttention(6, query_dim=2 * H, key_dim=2 * H)
+        self.cell = nn.GRUCell(2 * H, 4)
+
+    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+        y, _ = self.gru(x, lengths=lengths)
+        y = y.transpose(0, 1)
+        context, _ = self.attention(y, y, lengths=lengths)
+        logits = self.cell(context.flatten(0, 1)).view(*context.shape[:2], 4)
+        return functional.beam_topk(logits, torch.zeros_like(logits[..., 0], dtype=torch.float32), 3).scores
+
+
+@pytest.fixture
+def model() -> Model:
+    torch.manual_seed(0)
+    return Model()
+
+
+def gradients(model: torch.nn.Module, output: Tensor) -> list[Tensor]:
+    return list(torch.autograd.grad(output.square().sum(), list(model.parameters())))
+
+
+def test_compiles_to_code(model: Model) -> None:
+    """fullgraph and dynamic shapes, with the default compiler, forward and backward."""
+    torch._dynamo.reset()
+    compiled = torch.compile(model, fullgraph=True, dynamic=True)
+    for steps, batch in ((4, 2), (6, 3)):
+        x, lengths = rand(steps, batch, I), torch.arange(1, batch + 1)
+        expected = model(x, lengths)
+        torch.testing.assert_close(compiled(x, lengths), expected)
+        for a, b in zip(gradients(model, compiled(x, lengths)), gradients(model, expected), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_exports(model: Model) -> None:
+    batch = torch.export.Dim("batch", min=2, max=64)
+    exported = torch.export.export(model, (rand(T, B, I),), dynamic_shapes={"x": {1: batch}})
+    x = rand(T, 7, I)
+    again = exported.module()
+    torch.testing.assert_close(again(x), model(x))
+    # It can still be trained.
+    for got, expected in zip(gradients(again, again(x)), gradients(model, model(x)), strict=True):
+        torch.testing.assert_close(got, expected)
+
+
+def test_checkpoints(model: Model) -> None:
+    x = rand(T, B, I).requires_grad_()
+    expected = torch.autograd.grad(model(x).sum(), [x, *model.parameters()])
+    got = torch.autograd.grad(checkpoint(model, x, use_reentrant=False).sum(), [x, *model.parameters()])
+    for a, b in zip(got, expected, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_copies_and_pickles(model: Model) -> None:
+    x = rand(T, B, I)
+    for clone in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(clone(x), model(x))
+
+
+def test_meta_device(model: Model) -> None:
+    got = model.to("meta")(rand(T, B, I).to("meta"))
+    assert got.shape == (B, 3)
+    assert got.device.type == "meta"
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast(model: Model, dtype: torch.dtype) -> None:
+    x = rand(T, B, I)
+    expected = model(x)
+    with torch.autocast("cpu", dtype):
+        got = model(x)
+    torch.testing.assert_close(got.float(), expected, rtol=0.05, atol=0.05)
+    for p, g in zip(model.parameters(), gradients(model, got), strict=True):
+        assert g.dtype == p.dtype
+        assert g.isfinite().all()
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_vmap(model: Model) -> None:
+    x = rand(2, T, B, I)
+    torch.testing.assert_close(torch.func.vmap(model)(x), torch.stack([model(item) for item in x]))
+
+
+@pytest.mark.parametrize("trainable", [True, False])
+def test_what_cannot_be_derived_is_refused(model: Model, trainable: bool) -> None:
+    """Forward mode would be silently 0, and torch.func needs what our Functions do not have."""
+    model.requires_grad_(trainable)
+    x = rand(T, B, I)
+    with pytest.raises(NotImplementedError, match="has no forward-mode derivative"):
+        torch.func.jvp(model, (x,), (x,))
+    with (
+        forward_ad.dual_level(),
+        pytest.raises(NotImplementedError, match="has no forward-mode derivative"),
+    ):
+        model(forward_ad.make_dual(x, x))
+    with pytest.raises(RuntimeError, match="setup_context"):
+        torch.func.grad(lambda x: model(x).sum())(x)
+
+
+def test_saved_tensors_are_freed(model: Model) -> None:
+    output = model(rand(T, B, I)).sum()
+    output.backward()
+    with pytest.raises(RuntimeError, match="second time"):
+        output.backward()
+
+
+def _train(rank: int, port: int, path: str) -> None:
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    torch.manual_seed(0)
+    model = torch.nn.parallel.DistributedDataParallel(Model())
+    x = rand(T, 4, I)
+    model(x[:, 2 * rank : 2 * rank + 2]).square().sum().backward()
+    if rank == 0:
+        torch.save([p.grad for p in model.parameters()], path)
+    dist.destroy_process_group()
+
+
+def test_data_parallel_processes(model: Model, tmp_path: Any) -> None:
+    """Two processes with half a batch each have the mean of the gradients."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    path = str(tmp_path / "grads.pt")
+    mp.spawn(_train, args=(port, path), nprocs=2)
+    for got, expected in zip(torch.load(path), gradients(model, model(rand(T, 4, I))), strict=True):
+        torch.testing.assert_close(2 * got, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_every_public_module_is_here() -> None:
+    used = {type(m) for m in Model().modules()}
+    public = {getattr(nn, name) for name in nn.__all__}
+    assert public <= used
+    assert set(itertools.chain(seqops.nn.__all__)) == {c.__name__ for c in public}
