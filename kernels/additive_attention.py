@@ -118,12 +118,11 @@ def additive_attention_softmax_kernel(
         highest = tl.maximum(highest, tl.max(scores, 1))
         shift = tl.where(highest == float("-inf"), 0.0, highest)
         total = total * tl.exp(before - shift) + tl.sum(tl.exp(scores - shift[:, None]), 1)
-    # A row with no allowed position has no sum: its weights are 0.
-    total = tl.where(total == 0.0, 1.0, total)
     for t0 in range(0, T, BLOCK_T):
         positions = t0 + tl.arange(0, BLOCK_T)
         allowed = allowed_tile(mask_ptr, b, queries, positions, length, Q, T, MASK_PER_QUERY)
         scores = tl.load(scores_ptr + row_offsets + positions[None, :], mask=allowed, other=float("-inf"))
+        # A row with no allowed position has no sum either: its weights are all left out here.
         weights = tl.where(allowed, tl.exp(scores - shift[:, None]) / total[:, None], 0.0)
         mask = (queries < Q)[:, None] & (positions < T)[None, :]
         tl.store(weights_ptr + row_offsets + positions[None, :], weights.to(weights_ptr.dtype.element_ty), mask=mask)

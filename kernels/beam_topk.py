@@ -26,8 +26,10 @@ NOTHING = tl.constexpr(-(2**63))
 
 @triton.jit
 def pack(value, index):
-    """int64 whose order is: higher value first, NaN highest of all, then lower index (0..2^31-1)."""
-    value = tl.where(value == 0.0, 0.0, value)
+    """int64 whose order is: higher value first, NaN highest of all, then lower index (0..2^31-1).
+
+    -0 would rank below 0, but a sum never is -0 unless both its terms are, and a difference of equals is 0.
+    """
     bits = value.to(tl.int32, bitcast=True)
     bits = bits ^ ((bits >> 31) & 0x7FFFFFFF)
     bits = tl.where(value == value, bits, 0x7FFFFFFF)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -44,8 +45,16 @@ PATHS = [
 ]
 
 
+@pytest.fixture
+def poisoned_empty() -> Iterator[None]:
+    """torch.empty gives NaN, or the largest integer: what a kernel has left out shows."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
 @pytest.fixture(params=PATHS)
-def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Path:
+def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, poisoned_empty: None) -> Path:
     """Every path that an op takes; on the CPU it selects which one `torch.ops.seqops` runs."""
     if request.param == "gpu":
         if not torch.cuda.is_available():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -386,3 +387,17 @@ def test_compiled_module_is_the_same(cpu_path: None, dynamic: bool) -> None:
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b)
     torch.testing.assert_close(compiled(query, keys)[0], module(query, keys)[0])
+
+
+def test_softmax_over_several_tiles(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The highest score comes late, and first tiles are masked whole: sums are rescaled, and start from nothing."""
+    if not path.kernels:
+        pytest.skip("no kernels on this path")
+    config = pytest.importorskip("seqops.kernels.config")
+    rows = dataclasses.replace(config.ADDITIVE_ATTENTION_SOFTMAX, block_t=4)
+    monkeypatch.setattr(config, "ADDITIVE_ATTENTION_SOFTMAX", rows)
+    inputs = problem(2, 3, 15, 4, 5)
+    inputs["keys"] = inputs["keys"] + torch.linspace(-2, 2, 15, dtype=torch.float64)[:, None]
+    inputs["v"] = inputs["v"].abs() * 4
+    mask = torch.arange(15).expand(2, 15) >= torch.tensor([[0], [6]])
+    check(path, inputs, mask=mask)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import itertools
+import pathlib
 import pickle
 import socket
 from typing import Any
 
+import data_parallel
 import pytest
 import torch
-import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
 from torch.autograd import forward_ad
@@ -204,25 +205,16 @@ def test_saved_tensors_are_freed(model: Model) -> None:
         output.backward()
 
 
-def _train(rank: int, port: int, path: str) -> None:
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    torch.manual_seed(0)
-    model = torch.nn.parallel.DistributedDataParallel(Model())
-    x = rand(T, 4, I)
-    model(x[:, 2 * rank : 2 * rank + 2]).square().sum().backward()
-    if rank == 0:
-        torch.save([p.grad for p in model.parameters()], path)
-    dist.destroy_process_group()
-
-
-def test_data_parallel_processes(model: Model, tmp_path: Any) -> None:
+def test_data_parallel_processes(tmp_path: pathlib.Path) -> None:
     """Two processes with half a batch each have the mean of the gradients."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    path = str(tmp_path / "grads.pt")
-    mp.spawn(_train, args=(port, path), nprocs=2)
-    for got, expected in zip(torch.load(path), gradients(model, model(rand(T, 4, I))), strict=True):
+    x, path = rand(T, 4, I), str(tmp_path / "grads.pt")
+    mp.spawn(data_parallel.train, args=(port, x, path), nprocs=2)
+    torch.manual_seed(0)
+    model = data_parallel.Model()
+    for got, expected in zip(torch.load(path), gradients(model, model(x)), strict=True):
         torch.testing.assert_close(2 * got, expected, rtol=1e-4, atol=1e-6)
 
 
