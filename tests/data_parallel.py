@@ -22,12 +22,15 @@ class Model(torch.nn.Module):
         return self.attention(y, y)[0]
 
 
-def train(rank: int, port: int, x: Tensor, path: str) -> None:
+def train(rank: int, meeting: str, x: Tensor, path: str) -> None:
     """One backward on this process's half of x [T,B,I]; the first process saves the gradients."""
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
     torch.manual_seed(0)
     model = torch.nn.parallel.DistributedDataParallel(Model())
     model(x.chunk(2, 1)[rank]).square().sum().backward()
     if rank == 0:
         torch.save([p.grad for p in model.parameters()], path)
+    # A process whose peer has gone while its communication threads still run is aborted.
+    del model
+    dist.barrier()
     dist.destroy_process_group()

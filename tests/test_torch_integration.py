@@ -6,7 +6,6 @@ import copy
 import itertools
 import pathlib
 import pickle
-import socket
 from typing import Any
 
 import data_parallel
@@ -207,11 +206,8 @@ def test_saved_tensors_are_freed(model: Model) -> None:
 
 def test_data_parallel_processes(tmp_path: pathlib.Path) -> None:
     """Two processes with half a batch each have the mean of the gradients."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     x, path = rand(T, 4, I), str(tmp_path / "grads.pt")
-    mp.spawn(data_parallel.train, args=(port, x, path), nprocs=2)
+    mp.spawn(data_parallel.train, args=(str(tmp_path / "meeting"), x, path), nprocs=2)
     torch.manual_seed(0)
     model = data_parallel.Model()
     for got, expected in zip(torch.load(path), gradients(model, model(x)), strict=True):
