@@ -75,7 +75,7 @@ def gru_launches(target: str, max_hidden: int) -> Iterator[Launch]:
     memory = 0 if target.startswith("gfx") else SHARED_LIMIT[target]
     for (kernel, table), (name, dtype) in itertools.product(tables, DTYPES.items()):
         sizes = [row.max_h for row in table if row.itemsize == dtype.itemsize] + [4096]
-        picks = {H: config.recurrent(table, dtype, H, 3, memory) for H in sizes}
+        picks = {H: config.recurrent(table, dtype, H, 3, memory, MULTIPROCESSORS[target]) for H in sizes}
         for H, cfg in picks.items():
             if cfg.resident and max_hidden < H:
                 continue
@@ -83,9 +83,6 @@ def gru_launches(target: str, max_hidden: int) -> Iterator[Launch]:
             types |= {"state_ptr": "*fp32", "b0": "i32", "step0": "i32", "STEPS": "i32", "T": "i32", "B": "i32"}
             if "lengths_ptr" in kernel.arg_names:
                 types["lengths_ptr"] = "*i32"
-            # As the launcher decides: a group's programs wait for one another, so all must run at once.
-            if -(-H // cfg.block_h) > MULTIPROCESSORS[target]:
-                cfg = config.STREAMING[dtype.itemsize]
             if cfg.resident:
                 types["barrier_ptr"] = "*i32"
             constants = {
@@ -100,10 +97,12 @@ def gru_launches(target: str, max_hidden: int) -> Iterator[Launch]:
             }
             label = f"{name} H={H} {'persistent' if cfg.resident else 'step'}"
             yield Launch(kernel, label, types, constants, cfg.num_warps, cfg)
+    tile = config.GRU_FACTORS
     for name in DTYPES:
         types = {"gx_ptr": f"*{name}", "gh_ptr": f"*{name}", "h_prev_ptr": f"*{name}", "lengths_ptr": "*i32"}
-        constants = {"H": 1024, "BLOCK_N": 8, "BLOCK_H": 128}
-        yield Launch(gru.gru_factors_kernel, f"{name} H=1024", types | {"N": "i32", "B": "i32"}, constants, 4)
+        types |= {"N": "i32", "B": "i32"}
+        constants = {"H": 1024, "BLOCK_N": tile.block_n, "BLOCK_H": tile.block_h}
+        yield Launch(gru.gru_factors_kernel, f"{name} H=1024", types, constants, tile.num_warps, tile)
 
 
 def attention_launches() -> Iterator[Launch]:

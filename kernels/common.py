@@ -9,7 +9,7 @@ import torch
 import triton
 import triton.language as tl
 
-__all__ = ["device_guard", "dot_precision", "grid_barrier", "resident_memory", "sigmoid", "tanh"]
+__all__ = ["device_guard", "dot_precision", "grid_barrier", "resident_limits", "sigmoid", "tanh"]
 
 
 @triton.jit
@@ -47,15 +47,16 @@ def device_guard(tensor: torch.Tensor) -> AbstractContextManager[object]:
     return torch.cuda.device(tensor.device) if tensor.is_cuda else nullcontext()
 
 
-def resident_memory(device: torch.device) -> int:
-    """Bytes in which one program can keep weights through its loop: shared memory; the interpreter has no bound.
+def resident_limits(device: torch.device) -> tuple[int, int]:
+    """Bytes of shared memory in which one program can keep weights through its loop, and the multiprocessors.
 
-    None on AMD GPUs, where Triton keeps a product's operands in registers.
+    No bytes on AMD GPUs, where Triton keeps a product's operands in registers; the interpreter has no bounds.
     """
     if device.type != "cuda":
-        return sys.maxsize
+        return sys.maxsize, sys.maxsize
     properties = torch.cuda.get_device_properties(device)
-    return 0 if torch.version.hip else int(getattr(properties, "shared_memory_per_block_optin", 49152))
+    memory = 0 if torch.version.hip else int(getattr(properties, "shared_memory_per_block_optin", 49152))
+    return memory, properties.multi_processor_count
 
 
 def dot_precision(dtype: torch.dtype) -> str:

@@ -12,9 +12,11 @@ __all__ = [
     "ADDITIVE_ATTENTION_SOFTMAX",
     "BEAM_TOPK",
     "GRU_BWD",
+    "GRU_FACTORS",
     "GRU_FWD",
     "AttentionConfig",
     "BeamTopKConfig",
+    "ElementwiseConfig",
     "RecurrentConfig",
     "attention",
     "recurrent",
@@ -44,6 +46,15 @@ class RecurrentRow:
     config: RecurrentConfig
 
 
+@dataclass(frozen=True)
+class ElementwiseConfig:
+    """An elementwise kernel's tile: block_n rows x block_h columns at most."""
+
+    block_n: int
+    block_h: int
+    num_warps: int
+
+
 # Chosen from the compile matrix (no spills, shared memory), not yet from measurements.
 GRU_FWD = (
     RecurrentRow(2, 256, RecurrentConfig(16, 16, 64, 4)),
@@ -61,6 +72,8 @@ GRU_BWD = (
     RecurrentRow(4, 256, RecurrentConfig(16, 16, 32, 4)),
     RecurrentRow(4, 1024, RecurrentConfig(32, 8, 64, 4)),
 )
+# The rows of T*B and the hidden units that a program turns into factors for the backward.
+GRU_FACTORS = ElementwiseConfig(8, 128, 4)
 # Reads the weights anew in each launch: any hidden size, any chip.
 STREAMING = {
     2: RecurrentConfig(32, 32, 32, 4, resident=False),
@@ -69,16 +82,20 @@ STREAMING = {
 
 
 def recurrent(
-    table: tuple[RecurrentRow, ...], dtype: torch.dtype, hidden_size: int, gates: int, memory: int
+    table: tuple[RecurrentRow, ...], dtype: torch.dtype, hidden_size: int, gates: int, memory: int, multiprocessors: int
 ) -> RecurrentConfig:
-    """The first row that is large enough and whose weights fit in `memory` bytes on chip, else STREAMING."""
+    """The first row that is large enough, if its weights fit in `memory` bytes on chip, else STREAMING.
+
+    The programs that share a batch row wait for one another: all must run at once, one a multiprocessor.
+    """
     streaming = STREAMING[dtype.itemsize]
     for row in table:
         cfg = row.config
         # Beside the weights [gates, block_h, H] a tile of the hidden state passes through shared memory.
         columns = gates * cfg.block_h * -(-hidden_size // cfg.block_k) + 2 * cfg.block_b
         if row.itemsize == dtype.itemsize and hidden_size <= row.max_h:
-            return cfg if columns * cfg.block_k * row.itemsize <= memory else streaming
+            fits = columns * cfg.block_k * row.itemsize <= memory
+            return cfg if fits and -(-hidden_size // cfg.block_h) <= multiprocessors else streaming
     return streaming
 
 

@@ -15,7 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from . import config
-from .common import device_guard, dot_precision, grid_barrier, resident_memory, sigmoid, tanh
+from .common import device_guard, dot_precision, grid_barrier, resident_limits, sigmoid, tanh
 
 __all__ = ["gru_sequence_bwd", "gru_sequence_fwd"]
 
@@ -297,21 +297,17 @@ def gru_sequence_bwd_kernel(
 
 def _walk(kernel, args, table, T: int, B: int, H: int, reverse: bool, like: Tensor) -> None:
     """Launches a sequence kernel over all of T and B: persistent where its grid fits on the chip, else step by step."""
-    cfg = config.recurrent(table, like.dtype, H, 3, resident_memory(like.device))
+    memory, multiprocessors = resident_limits(like.device)
+    if like.is_cuda and T == 1:
+        memory = 0  # nothing is won by keeping weights for one step
+    cfg = config.recurrent(table, like.dtype, H, 3, memory, multiprocessors)
+    groups_h, groups_b = triton.cdiv(H, cfg.block_h), triton.cdiv(B, cfg.block_b)
     steps, options = 1, {}
     barrier = None
-    groups_b = triton.cdiv(B, cfg.block_b)
-    if like.is_cuda:
+    if like.is_cuda and cfg.resident:
         # One program a multiprocessor: that many are resident at once whatever their registers.
-        multiprocessors = torch.cuda.get_device_properties(like.device).multi_processor_count
-        resident_b = multiprocessors // triton.cdiv(H, cfg.block_h)
-        if cfg.resident and T > 1 and resident_b > 0:
-            groups_b, steps = min(groups_b, resident_b), T
-            options = {"launch_cooperative_grid": True}
-        else:
-            cfg = config.STREAMING[like.dtype.itemsize]
-            groups_b = triton.cdiv(B, cfg.block_b)
-    groups_h = triton.cdiv(H, cfg.block_h)
+        groups_b, steps = min(groups_b, multiprocessors // groups_h), T
+        options = {"launch_cooperative_grid": True}
     rows = groups_b * cfg.block_b
     with device_guard(like):
         for b0 in range(0, B, rows):
@@ -383,9 +379,10 @@ def gru_sequence_bwd(
     if h_prev.numel() == 0:
         return dgx, dgh, state.to(x.dtype, copy=True)
     w_hh = w_hh.contiguous()
-    block_n, block_h = 8, min(128, triton.next_power_of_2(H))
+    tile = config.GRU_FACTORS
+    block_h = min(tile.block_h, triton.next_power_of_2(H))
     with device_guard(x):
-        gru_factors_kernel[(triton.cdiv(T * B, block_n), triton.cdiv(H, block_h))](
+        gru_factors_kernel[(triton.cdiv(T * B, tile.block_n), triton.cdiv(H, block_h))](
             dgx,
             dgh,
             h_prev.contiguous(),
@@ -393,9 +390,9 @@ def gru_sequence_bwd(
             T * B,
             B,
             H=H,
-            BLOCK_N=block_n,
+            BLOCK_N=tile.block_n,
             BLOCK_H=block_h,
-            num_warps=4,
+            num_warps=tile.num_warps,
         )
     args = (dgx, dgh, grad_y.contiguous(), w_hh, state)
     _walk(gru_sequence_bwd_kernel, args, config.GRU_BWD, T, B, H, reverse, x)

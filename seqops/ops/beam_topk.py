@@ -47,15 +47,13 @@ def beam_topk(logits: Tensor, scores: Tensor, k: int) -> BeamTopK:
 
     Source: torch.log_softmax, then torch.sort(stable=True, descending=True).
     """
-    check_dtypes("beam_topk", logits=logits)
     check_shape("beam_topk", "logits", logits, ("B", "beam", "V"))
+    check_dtypes("beam_topk", logits=logits)
     B, beam, V = logits.shape
-    if not isinstance(scores, Tensor):
-        raise TypeError(f"beam_topk: scores must be a Tensor, got {type(scores).__name__}")
+    check_shape("beam_topk", "scores", scores, (B, beam))
     wanted = torch.float64 if logits.dtype == torch.float64 else torch.float32
     if scores.dtype != wanted:
         raise TypeError(f"beam_topk: scores must be {wanted} with logits in {logits.dtype}, got {scores.dtype}")
-    check_shape("beam_topk", "scores", scores, (B, beam))
     check_device("beam_topk", "scores", scores, "logits", logits)
     if isinstance(k, bool) or not isinstance(k, (int, torch.SymInt)):
         raise TypeError(f"beam_topk: k must be an int, got {type(k).__name__}")

@@ -39,7 +39,6 @@ def gru_cell(
 
     Source: torch.nn.GRUCell.
     """
-    check_dtypes("gru_cell", x=x)
     check_shape("gru_cell", "x", x, ("B", "I"))
     y, _ = _gru("gru_cell", x[None], h, w_ih, w_hh, b_ih, b_hh, None, False)
     return y[0]
