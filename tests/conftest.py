@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import hypothesis
 import pytest
 import torch
 
@@ -24,6 +25,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # The same examples each time; --hypothesis-profile=thorough draws many others.
+    usual = hypothesis.settings(
+        max_examples=25,
+        derandomize=True,
+        deadline=None,
+        suppress_health_check=[
+            hypothesis.HealthCheck.function_scoped_fixture,  # the path is the same for all examples of a test
+            hypothesis.HealthCheck.too_slow,
+        ],
+    )
+    hypothesis.settings.register_profile("usual", usual)
+    hypothesis.settings.register_profile("thorough", usual, max_examples=500, derandomize=False, print_blob=True)
+    hypothesis.settings.load_profile("usual")
     if INTERPRET and importlib.util.find_spec("triton") is not None:
         import hardened_interpreter
 

@@ -13,6 +13,7 @@ import concurrent.futures
 import os
 import pathlib
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -25,12 +26,12 @@ ATTENTION, ATTENTION_CPU = "kernels/additive_attention.py", "seqops/cpu/additive
 ATTENTION_OPS = "seqops/ops/additive_attention.py"
 BEAM, SEARCH = "kernels/beam_topk.py", "seqops/decoding/beam_search.py"
 REGISTER, AUTOGRAD, CONFIG = "seqops/ops/_register.py", "seqops/ops/_autograd.py", "kernels/config.py"
-GRU_TESTS = "tests/test_gru.py"
-GRU_KERNEL_TESTS = "tests/test_gru.py -k interpreter"
+GRU_TESTS = "tests/test_gru.py tests/test_every_op.py -k gru"
+GRU_KERNEL_TESTS = "tests/test_gru.py tests/test_every_op.py -k 'gru and interpreter'"
 NN_TESTS = "tests/test_nn_gru.py"
-ATTENTION_TESTS = "tests/test_additive_attention.py"
-ATTENTION_KERNEL_TESTS = "tests/test_additive_attention.py -k interpreter"
-BEAM_KERNEL_TESTS = "tests/test_beam_topk.py -k interpreter"
+ATTENTION_TESTS = "tests/test_additive_attention.py tests/test_every_op.py -k attention"
+ATTENTION_KERNEL_TESTS = "tests/test_additive_attention.py tests/test_every_op.py -k 'attention and interpreter'"
+BEAM_KERNEL_TESTS = "tests/test_beam_topk.py tests/test_every_op.py -k 'beam and interpreter'"
 SEARCH_TESTS = "tests/test_beam_search.py tests/test_error_analysis.py"
 TORCH_TESTS = "tests/test_torch_integration.py"
 COMPILE_TESTS = "tests/test_compile.py -k 90"
@@ -86,7 +87,11 @@ FAULTS = [
     Fault("module: dropout on the last layer", NN, "if layer < self.num_layers - 1:", "if layer < self.num_layers:", NN_TESTS),
     Fault("module: packed order not restored", NN, "self.permute_hidden(h_n, unsorted_indices)", "self.permute_hidden(h_n, sorted_indices)", NN_TESTS),
     # What all ops share.
-    Fault("second derivative silently zero", AUTOGRAD, "if not torch.is_grad_enabled() or", "if True or", "tests/test_gru.py -k second"),
+    Fault("a tensor held beside the saved ones", OPS, "ctx.reverse = reverse", "ctx.reverse, ctx.y = reverse, y", GRU_TESTS, quick=True),
+    Fault("Function: gradient asked for another input", OPS, "need_x, need_h0, need_w_ih", "need_h0, need_x, need_w_ih", GRU_TESTS),
+    Fault("no Tensor is no error", "seqops/ops/_checks.py", "if not isinstance(tensor, Tensor) and (i == 0", "if False and (i == 0", "tests/test_every_op.py -k refused"),
+    Fault("devices may differ", "seqops/ops/_checks.py", "if tensor.device != first.device:", "if False:", "tests/test_every_op.py -k refused"),
+    Fault("second derivative silently zero", AUTOGRAD, "if not torch.is_grad_enabled() or", "if True or", "tests/test_every_op.py -k second"),
     Fault("forward mode silently zero", REGISTER, "if forward_ad._current_level >= 0 and any", "if False and any", TORCH_TESTS + " -k refused"),
     Fault("backward op silently constant", REGISTER, "if function is None:", "if False:", TORCH_TESTS + " -k itself"),
     Fault("config: a tile that spills", CONFIG, "RecurrentRow(2, 256, RecurrentConfig(16, 16, 64, 4))", "RecurrentRow(2, 256, RecurrentConfig(64, 64, 64, 4))", COMPILE_TESTS),
@@ -136,8 +141,8 @@ def run_tests(fault: Fault | None, tests: str) -> tuple[bool, str]:
                 raise SystemExit(f"{fault.name}: {fault.file} no longer holds {fault.old!r}")
             path.write_text(source.replace(fault.old, fault.new, 1))
         environment = os.environ | {"PYTHONPATH": folder, "OMP_NUM_THREADS": "1"}
-        arguments = re.findall(r"\S+", tests)
-        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--no-header", *arguments]
+        command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--no-header"]
+        command += shlex.split(tests)
         done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, timeout=900)
         found = re.search(r"^(?:FAILED|ERROR) (\S+)", done.stdout, re.MULTILINE)
         if done.returncode not in (0, 1, 2):

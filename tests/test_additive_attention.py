@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from cases import additive_attention as problem
 from conftest import Path
 from helpers import assert_as_accurate, randn, run_with_grads
 from torch import Tensor
@@ -16,15 +17,6 @@ from seqops import functional, nn, reference
 # B, Q, T, D, E: ones, odd sizes, two queries, several programs in queries, positions and features
 SHAPES = [(1, 1, 1, 1, 1), (2, 1, 5, 3, 2), (3, 2, 7, 5, 4), (2, 9, 35, 70, 3)]
 INPUTS = ("query", "keys", "values", "v")
-
-
-def problem(B: int, Q: int, T: int, D: int, E: int, scale: float = 1.0) -> dict[str, Tensor]:
-    return {
-        "query": randn(B, Q, D, seed=1),
-        "keys": randn(B, T, D, seed=2),
-        "values": randn(B, T, E, seed=3),
-        "v": randn(D, seed=4, scale=scale),
-    }
 
 
 def some_mask(*shape: int) -> Tensor:
@@ -142,37 +134,6 @@ def test_ends_of_tanh(path: Path, scale: float) -> None:
     check(path, inputs, grad=set(INPUTS) - ({"query"} if scale < 1 else set()))
 
 
-def test_strides(path: Path) -> None:
-    """Transposed and expanded inputs, mask and gradients."""
-    B, Q, T, D, E = 2, 3, 5, 4, 6
-    flat = {n: t.to(path.device, torch.float32) for n, t in problem(B, Q, T, D, E).items()}
-    strided = {
-        "query": flat["query"].permute(2, 0, 1).contiguous().permute(1, 2, 0),
-        "keys": flat["keys"][:1].expand(B, T, D),
-        "values": flat["values"].transpose(0, 1).contiguous().transpose(0, 1),
-        "v": torch.stack((flat["v"], flat["v"]), 1)[:, 0],
-    }
-    mask = some_mask(T, Q).to(path.device).t()[None].expand(B, Q, T)
-    lengths = torch.tensor([[5, 0], [3, 0]], device=path.device)[:, 0]
-    results = []
-    for inputs in (strided, {n: t.contiguous() for n, t in strided.items()}):
-        leaves = [inputs[n].detach().requires_grad_() for n in INPUTS]
-        context, weights = functional.additive_attention(*leaves, mask=mask, lengths=lengths, need_weights=True)
-        assert weights is not None
-        grad_context = randn(E, Q, B, seed=8).to(context).permute(2, 1, 0)
-        grad_weights = randn(T, 1, 1, seed=9).to(context).expand(T, Q, B).permute(2, 1, 0)
-        results.append(
-            (context, weights, *torch.autograd.grad((context, weights), leaves, (grad_context, grad_weights)))
-        )
-    for a, b in zip(*results, strict=True):
-        torch.testing.assert_close(a, b)
-
-
-@pytest.mark.parametrize("grad", [{"query"}, {"keys"}, {"values"}, {"v"}, {"query", "values"}, {"keys", "v"}])
-def test_subsets_of_gradients(path: Path, grad: set[str]) -> None:
-    check(path, problem(2, 3, 5, 4, 3), grad=grad, lengths=torch.tensor([5, 2]))
-
-
 def test_gradient_of_one_output_alone(path: Path) -> None:
     inputs = {n: t.to(path.device, torch.float32).requires_grad_() for n, t in problem(2, 3, 5, 4, 3).items()}
     leaves = list(inputs.values())
@@ -186,35 +147,6 @@ def test_gradient_of_one_output_alone(path: Path) -> None:
         results.append((*by_context, *by_weights))
     for a, b in zip(*results, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
-
-
-def test_inputs_are_left_alone(path: Path) -> None:
-    inputs = {n: t.to(path.device, torch.float32) for n, t in problem(2, 3, 5, 4, 3).items()}
-    inputs |= {"mask": some_mask(2, 5).to(path.device), "lengths": torch.tensor([5, 2], device=path.device)}
-    before = {n: t.clone() for n, t in inputs.items()}
-    for name in INPUTS:
-        inputs[name].requires_grad_()
-    context, _ = functional.additive_attention(**inputs)
-    context.sum().backward()
-    for name, t in inputs.items():
-        assert torch.equal(t, before[name]), name
-
-
-def test_second_derivative_raises(path: Path) -> None:
-    inputs = [t.to(path.device, torch.float32).requires_grad_() for t in problem(1, 2, 3, 4, 2).values()]
-    context, _ = functional.additive_attention(*inputs)
-    for loss in (context.sum(), context.square().sum()):
-        grads = torch.autograd.grad(loss, inputs, create_graph=True)
-        with pytest.raises(RuntimeError, match="once_differentiable"):
-            sum(g.square().sum() for g in grads).backward()
-
-
-@pytest.mark.parametrize("shape", [(2, 3, 0, 4, 5), (0, 3, 4, 5, 6), (2, 0, 4, 5, 6), (2, 3, 4, 0, 5), (2, 3, 4, 5, 0)])
-@pytest.mark.parametrize("masked", [False, True])
-def test_empty(path: Path, shape: tuple[int, ...], masked: bool) -> None:
-    B, Q, T, _, _ = shape
-    options = {"lengths": torch.full((B,), T), "mask": torch.ones(B, Q, T, dtype=torch.bool)} if masked else {}
-    check(path, problem(*shape), **options)
 
 
 def test_length_of_no_item(path: Path) -> None:
@@ -239,16 +171,6 @@ def test_blocks_of_the_torch_path(cpu_path: None, monkeypatch: pytest.MonkeyPatc
     check(path, inputs)
     check(path, inputs, lengths=torch.tensor([3, 11, 0, 5, 1]))
     check(path, inputs, mask=some_mask(5, 7, 11))
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_opcheck(cpu_path: None, dtype: torch.dtype) -> None:
-    inputs = {n: t.to(dtype) for n, t in problem(2, 3, 5, 4, 3).items()}
-    args = (inputs["query"], inputs["keys"], inputs["v"], some_mask(2, 1, 5), torch.tensor([5, 2]).int())
-    torch.library.opcheck(torch.ops.seqops.additive_attention_weights.default, args)
-    dscore = torch.zeros(2, 3, 5, dtype=torch.float64 if dtype == torch.float64 else torch.float32)
-    for needs in ((True, True, True), (False, True, False)):
-        torch.library.opcheck(torch.ops.seqops.additive_attention_scores_bwd.default, (dscore, *args, *needs))
 
 
 def test_autocast(cpu_path: None) -> None:

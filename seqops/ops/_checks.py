@@ -25,9 +25,6 @@ def check_shape(op: str, name: str, tensor: Tensor, expected: Sequence[int | str
 def check_dtypes(op: str, **tensors: Tensor | None) -> None:
     """All given tensors are floating, of one dtype, on one device: those of the first."""
     (first_name, first), *rest = [(name, t) for name, t in tensors.items() if t is not None]
-    for name, tensor in tensors.items():
-        if tensor is not None and not isinstance(tensor, Tensor):
-            raise TypeError(f"{op}: {name} must be a Tensor, got {type(tensor).__name__}")
     if first.dtype not in FLOATING:
         raise TypeError(f"{op}: {first_name} must be float16, bfloat16, float32 or float64, got {first.dtype}")
     for name, tensor in rest:
@@ -63,9 +60,14 @@ def check_lengths(
     return lengths.to(device=device, dtype=torch.int32)
 
 
-def autocast(device: torch.device, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-    """The tensors in autocast's dtype where autocast is on for their device, else as they are."""
-    if device.type == "meta" or not torch.is_autocast_enabled(device.type):
-        return tensors
-    dtype = torch.get_autocast_dtype(device.type)
-    return tuple(t.to(dtype) if t is not None and t.is_floating_point() else t for t in tensors)
+def autocast(op: str, **tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    """The tensors in autocast's dtype where autocast is on for the device of the first, else as they are."""
+    for i, (name, tensor) in enumerate(tensors.items()):
+        if not isinstance(tensor, Tensor) and (i == 0 or tensor is not None):
+            raise TypeError(f"{op}: {name} must be a Tensor, got {type(tensor).__name__}")
+    given = tuple(tensors.values())
+    device = next(t.device.type for t in given if t is not None)
+    if device == "meta" or not torch.is_autocast_enabled(device):
+        return given
+    dtype = torch.get_autocast_dtype(device)
+    return tuple(t.to(dtype) if t is not None and t.is_floating_point() else t for t in given)

@@ -52,7 +52,7 @@ def additive_attention(
     Source: Bahdanau et al. 2015, arXiv:1409.0473.
     """
     op = "additive_attention"
-    query, keys, values, v = autocast(query.device, query, keys, values, v)  # type: ignore[assignment]
+    query, keys, values, v = autocast(op, query=query, keys=keys, values=values, v=v)  # type: ignore[assignment]
     check_dtypes(op, query=query, keys=keys, values=values, v=v)
     check_shape(op, "query", query, ("B", "Q", "D"))
     B, _, D = query.shape

@@ -88,8 +88,10 @@ def _gru(
     lengths: Tensor | Sequence[int] | None,
     reverse: bool,
 ) -> tuple[Tensor, Tensor]:
-    x, h0, w_ih, w_hh, b_ih, b_hh = autocast(x.device, x, h0, w_ih, w_hh, b_ih, b_hh)  # type: ignore[assignment]
     state = "h" if op == "gru_cell" else "h0"
+    x, h0, w_ih, w_hh, b_ih, b_hh = autocast(  # type: ignore[assignment]
+        op, x=x, **{state: h0}, w_ih=w_ih, w_hh=w_hh, b_ih=b_ih, b_hh=b_hh
+    )
     check_dtypes(op, x=x, **{state: h0}, w_ih=w_ih, w_hh=w_hh, b_ih=b_ih, b_hh=b_hh)
     check_shape(op, "x", x, ("T", "B", "I"))
     check_shape(op, state, h0, (x.shape[1], "H"))
