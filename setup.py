@@ -6,9 +6,10 @@ kernels/ is installed as seqops.kernels, never as a top-level `kernels`, which i
 from setuptools import setup
 
 setup(
-    package_dir={"seqops": "seqops", "seqops.kernels": "kernels"},
+    package_dir={"seqops": "seqops", "seqops.bench": "bench", "seqops.kernels": "kernels"},
     packages=[
         "seqops",
+        "seqops.bench",
         "seqops.cpu",
         "seqops.decoding",
         "seqops.kernels",

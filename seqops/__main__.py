@@ -1,4 +1,4 @@
-"""The command line: `python -m seqops info`."""
+"""The command line: `python -m seqops info | bench`."""
 
 from __future__ import annotations
 
@@ -59,12 +59,27 @@ def _print_info(facts: dict[str, Any]) -> None:
         print(f"{op:{width}}  " + "  ".join(f"{device}: {path}" for device, path in paths.items()))
 
 
+def _bench(arguments: list[str]) -> int:
+    """The quick set, unless a set is chosen."""
+    try:
+        from seqops.bench import run
+    except ModuleNotFoundError as error:
+        print(f"bench needs {error.name}: pip install pytest pytest-benchmark", file=sys.stderr)
+        return 1
+    return run.main(arguments or ["--quick"])
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m seqops", description="Sequence models' ops as fast kernels.")
     commands = parser.add_subparsers(dest="command", required=True)
     command = commands.add_parser("info", help="versions, devices, and which path each op takes here")
     command.add_argument("--json", action="store_true", help="print JSON")
-    options = parser.parse_args(arguments)
+    commands.add_parser("bench", help="time the ops here: a few shapes, or as --help says", add_help=False)
+    options, rest = parser.parse_known_args(arguments)
+    if options.command == "bench":
+        return _bench(rest)
+    if rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     facts = info()
     if options.json:
         print(json.dumps(facts, indent=2))

@@ -25,7 +25,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], list[str
     build = "import sys; from setuptools import build_meta; print(getattr(build_meta, sys.argv[1])(sys.argv[2]))"
     # setuptools leaves its work beside the sources: build from a copy.
     source = tmp_path_factory.mktemp("source")
-    for item in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in", "seqops", "kernels"):
+    for item in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in", "seqops", "kernels", "bench"):
         subprocess.run(["cp", "-r", str(ROOT / item), str(source)], check=True)
 
     def run(hook: str, folder: pathlib.Path) -> pathlib.Path:
@@ -49,11 +49,11 @@ def test_wheel_has_no_top_level_kernels(built: tuple[list[str], list[str]]) -> N
 
 def test_wheel_and_sdist_are_whole(built: tuple[list[str], list[str]]) -> None:
     sdist, wheel = built
-    files = [p for folder in ("seqops", "kernels") for p in (ROOT / folder).rglob("*.py")]
+    files = [p for folder in ("seqops", "kernels", "bench") for p in (ROOT / folder).rglob("*.py")]
     sources = {p.relative_to(ROOT).as_posix() for p in files}
     sources.add("seqops/py.typed")
     assert sources <= {name.partition("/")[2] for name in sdist}
-    assert {"seqops/" + s if s.startswith("kernels") else s for s in sources} <= set(wheel)
+    assert {s if s.startswith("seqops") else "seqops/" + s for s in sources} <= set(wheel)
 
 
 def test_import_without_triton() -> None:
