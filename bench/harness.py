@@ -26,7 +26,19 @@ from torch import Tensor
 
 from seqops.bench.roofline import Work
 
-__all__ = ["Bench", "Problem", "Row", "Unavailable", "compiled", "facts_of_this_machine", "from_function", "time_row"]
+__all__ = [
+    "Bench",
+    "Problem",
+    "Row",
+    "Step",
+    "Unavailable",
+    "compiled",
+    "facts_of_this_machine",
+    "from_function",
+    "inputs_and_truth",
+    "relative_error",
+    "time_row",
+]
 
 Inputs = dict[str, Tensor]
 
@@ -152,7 +164,7 @@ def _random_like(tensors: Sequence[Tensor]) -> list[Tensor]:
     return [torch.randn(t.shape, generator=generator).to(t.device, t.dtype) for t in tensors]
 
 
-class _Step:
+class Step:
     """One call of a provider on one set of inputs: forward, or forward and backward."""
 
     def __init__(self, prepared: Prepared, problem: Problem) -> None:
@@ -182,14 +194,14 @@ def _leaves(inputs: Inputs, problem: Problem) -> Inputs:
 
 # The providers of a problem follow one another.
 @functools.lru_cache(maxsize=1)
-def _inputs_and_truth(bench: Bench, problem: Problem) -> tuple[Inputs, list[Tensor]]:
+def inputs_and_truth(bench: Bench, problem: Problem) -> tuple[Inputs, list[Tensor]]:
     inputs = _leaves({n: t.to(problem.device) for n, t in bench.inputs(problem).items()}, problem)
     exact = {n: t.double() if t.is_floating_point() else t for n, t in inputs.items()}
-    step = _Step(bench.reference(problem)(_leaves(exact, problem)), problem)
+    step = Step(bench.reference(problem)(_leaves(exact, problem)), problem)
     return inputs, step.checked()
 
 
-def _error(got: Sequence[Tensor], truth: Sequence[Tensor]) -> float:
+def relative_error(got: Sequence[Tensor], truth: Sequence[Tensor]) -> float:
     """The largest relative error in norm of an output or gradient; NaN where there is one."""
     if len(got) != len(truth):
         raise AssertionError(f"{len(got)} outputs and gradients, expected {len(truth)}")
@@ -215,7 +227,7 @@ def _synchronize(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def _device_times(steps: Sequence[_Step], rounds: int) -> list[float]:
+def _device_times(steps: Sequence[Step], rounds: int) -> list[float]:
     """Seconds between events around each call."""
     events = [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(rounds)]
     for (start, end), step in zip(events, itertools.cycle(steps), strict=False):
@@ -226,7 +238,7 @@ def _device_times(steps: Sequence[_Step], rounds: int) -> list[float]:
     return [start.elapsed_time(end) / 1e3 for start, end in events]
 
 
-def _graph_time(steps: Sequence[_Step], rounds: int) -> float:
+def _graph_time(steps: Sequence[Step], rounds: int) -> float:
     """Seconds of one call, from the replay of a CUDA graph that holds one of each: no launch gaps."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -250,7 +262,7 @@ def _graph_time(steps: Sequence[_Step], rounds: int) -> float:
     return statistics.median(times)
 
 
-def _peak_memory(step: _Step) -> int:
+def _peak_memory(step: Step) -> int:
     """Bytes that a call takes beyond what was there before."""
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
@@ -298,20 +310,20 @@ def time_row(row: Row, benchmark: Any, seconds: float) -> dict[str, Any]:
     where the provider cannot run, AssertionError where it is wrong.
     """
     bench, problem = row.bench, row.problem
-    inputs, truth = _inputs_and_truth(bench, problem)
+    inputs, truth = inputs_and_truth(bench, problem)
     prepare = bench.providers[row.provider](problem)
-    step = _Step(prepare(inputs), problem)
+    step = Step(prepare(inputs), problem)
     start = time.perf_counter()
     got = step.checked()
     _synchronize(problem.device)
-    facts: dict[str, Any] = {"first_call": time.perf_counter() - start, "error": _error(got, truth)}
+    facts: dict[str, Any] = {"first_call": time.perf_counter() - start, "error": relative_error(got, truth)}
     tolerance = TOLERANCE[problem.dtype]
     if not facts["error"] <= tolerance:
         raise AssertionError(f"{row}: relative error {facts['error']:.3g}, allowed {tolerance:g}: not timed")
     del got
 
     others = [_leaves(inputs, problem) for _ in range(_copies(inputs, problem.device) - 1)]
-    steps = [step, *(_Step(prepare(i), problem) for i in others)]
+    steps = [step, *(Step(prepare(i), problem) for i in others)]
     for other in steps:
         other()
     _synchronize(problem.device)
@@ -322,7 +334,7 @@ def time_row(row: Row, benchmark: Any, seconds: float) -> dict[str, Any]:
 
     turn = itertools.cycle(steps)
 
-    def timed(step: _Step) -> None:
+    def timed(step: Step) -> None:
         step()
         _synchronize(problem.device)
 

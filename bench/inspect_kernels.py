@@ -2,8 +2,14 @@
 
     python bench/inspect_kernels.py [--targets 80,86,90,100,gfx942] [--kernel NAME] [--json FILE]
 
-Exit code 1 where a kernel does not compile, spills, computes in fp64, or wants more than a multiprocessor has; and
-where a kernel or a row of a config table is left out of this file.
+    mma        matrix instructions of a warp; wgmma those of a warpgroup, tcgen05 among them
+    loads      global loads of a thread in the innermost loop, the longest where there are several
+    per SM     programs that a multiprocessor holds at once
+    resident   programs that wait for one another / that the chip holds at once
+
+Exit code 1 where a kernel does not compile, spills, computes in fp64, or wants more than a multiprocessor has; where a
+persistent kernel loads its weights in a loop, or waits at a barrier for programs that do not fit on the chip beside it;
+and where a kernel or a row of a config table is left out of this file.
 """
 
 from __future__ import annotations
@@ -12,17 +18,22 @@ import argparse
 import importlib
 import itertools
 import json
+import math
 import os
 import pkgutil
 import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
-os.environ.pop("TRITON_INTERPRET", None)  # what is interpreted cannot be compiled
+if __name__ == "__main__":
+    os.environ.pop("TRITON_INTERPRET", None)  # what is interpreted cannot be compiled
 
 import torch
 import triton
@@ -36,7 +47,11 @@ from seqops.kernels import additive_attention, beam_topk, config, gru
 # Shared memory that one program can have, in bytes, and multiprocessors.
 SHARED_LIMIT = {"80": 166912, "86": 101376, "90": 232448, "100": 232448, "gfx942": 65536}
 MULTIPROCESSORS = {"80": 108, "86": 82, "90": 132, "100": 148, "gfx942": 304}
-REGISTERS = 65536  # of an NVIDIA multiprocessor
+# What an NVIDIA multiprocessor has: registers, and places for warps and programs.
+REGISTERS = 65536
+WARPS = {"80": 64, "86": 48, "90": 64, "100": 64}
+PROGRAMS = {"80": 32, "86": 16, "90": 32, "100": 32}
+RESERVED = 1024  # bytes of shared memory that the system takes of each program
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -50,6 +65,7 @@ class Launch:
     constants: dict[str, Any]
     num_warps: int
     config: Any = None  # the row of `kernels.config` that it comes from
+    cooperative: int = 0  # programs of the largest grid that is launched as a cooperative one
 
     @property
     def name(self) -> str:
@@ -58,21 +74,54 @@ class Launch:
 
 @dataclass(frozen=True)
 class Result:
+    """A row of the table: its columns in order, then what is wrong; None where a column does not apply."""
+
     kernel: str
     label: str
     target: str
-    shared: int
-    registers: int
-    spill: int
-    dots: int
-    problems: list[str]
+    shared: int = 0
+    registers: int = 0
+    spill: int = 0
+    mma: int = 0
+    wgmma: int = 0
+    loads: int | None = None
+    per_multiprocessor: int | None = None
+    resident: str | None = None
+    problems: list[str] = field(default_factory=list)
+
+
+class Recorder:
+    """Stands in for a kernel, and keeps what its launcher would have launched: grid, arguments, options."""
+
+    def __init__(self) -> None:
+        self.launches: list[tuple[tuple[int, ...], tuple[Any, ...], dict[str, Any]]] = []
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+        return lambda *arguments, **options: self.launches.append((grid, arguments, options))
+
+
+def largest_walk(table: Any, cfg: Any, dtype: torch.dtype, H: int, target: str) -> tuple[int, dict[str, Any]]:
+    """The launcher's largest grid for a recurrent kernel, over a batch that would fill the chip, and its options."""
+    recorder = Recorder()
+    like = SimpleNamespace(is_cuda=True, device=torch.device("cpu"), dtype=dtype)
+    limits = (shared_limit(target), MULTIPROCESSORS[target])
+    B = cfg.block_b * MULTIPROCESSORS[target]
+    with mock.patch.multiple(gru, resident_limits=lambda device: limits, device_guard=lambda tensor: nullcontext()):
+        gru._walk(recorder, (), table, 2, B, H, False, like)
+    grid, _, options = max(recorder.launches, key=lambda launch: math.prod(launch[0]))
+    return math.prod(grid), options
+
+
+def shared_limit(target: str) -> int:
+    """The shared memory in which the launchers keep weights: none on AMD GPUs."""
+    return 0 if target.startswith("gfx") else SHARED_LIMIT[target]
 
 
 def gru_launches(target: str, max_hidden: int) -> Iterator[Launch]:
     """What `kernels.gru` launches on the target for the hidden size of each row, and for one beyond the tables."""
     tables = ((gru.gru_sequence_fwd_kernel, config.GRU_FWD), (gru.gru_sequence_bwd_kernel, config.GRU_BWD))
     pointers = {"gx_ptr", "h0_ptr", "w_hh_ptr", "b_hh_ptr", "y_ptr", "dgx_ptr", "dgh_ptr", "grad_y_ptr"}
-    memory = 0 if target.startswith("gfx") else SHARED_LIMIT[target]
+    memory = shared_limit(target)
     for (kernel, table), (name, dtype) in itertools.product(tables, DTYPES.items()):
         sizes = [row.max_h for row in table if row.itemsize == dtype.itemsize] + [4096]
         picks = {H: config.recurrent(table, dtype, H, 3, memory, MULTIPROCESSORS[target]) for H in sizes}
@@ -83,20 +132,13 @@ def gru_launches(target: str, max_hidden: int) -> Iterator[Launch]:
             types |= {"state_ptr": "*fp32", "b0": "i32", "step0": "i32", "STEPS": "i32", "T": "i32", "B": "i32"}
             if "lengths_ptr" in kernel.arg_names:
                 types["lengths_ptr"] = "*i32"
-            if cfg.resident:
+            grid, options = largest_walk(table, cfg, dtype, H, target)
+            constants = {n: options[n] for n in kernel.arg_names if n in options}
+            if constants["BARRIER"]:
                 types["barrier_ptr"] = "*i32"
-            constants = {
-                "H": H,
-                "REVERSE": False,
-                "BLOCK_B": cfg.block_b,
-                "BLOCK_H": cfg.block_h,
-                "BLOCK_K": cfg.block_k,
-                "RESIDENT": cfg.resident,
-                "BARRIER": cfg.resident,
-                "PRECISION": "ieee",
-            }
+            cooperative = grid if options.get("launch_cooperative_grid") else 0
             label = f"{name} H={H} {'persistent' if cfg.resident else 'step'}"
-            yield Launch(kernel, label, types, constants, cfg.num_warps, cfg)
+            yield Launch(kernel, label, types, constants, options["num_warps"], cfg, cooperative)
     tile = config.GRU_FACTORS
     for name in DTYPES:
         types = {"gx_ptr": f"*{name}", "gh_ptr": f"*{name}", "h_prev_ptr": f"*{name}", "lengths_ptr": "*i32"}
@@ -181,6 +223,186 @@ def left_out() -> list[str]:
     return missing
 
 
+@dataclass(frozen=True)
+class Assembly:
+    """How an assembly language is written: patterns of comments, of jumps to a label, and of opcodes."""
+
+    comment: str
+    jump: str
+    leave: str  # what is not followed by the instruction behind it
+    mma: str
+    wgmma: str
+    load: str
+    floating: str
+    wait: str  # what reads that which other programs write
+
+
+PTX = Assembly(
+    comment=r"//.*",
+    jump=r"(?:@\S+\s+)?bra(?:\.uni)?\s+(\S+)",
+    leave=r"(bra|ret|exit|trap)\b",
+    mma=r"mma\.sync",
+    wgmma=r"wgmma\.mma_async|tcgen05\.mma",
+    load=r"ldu?\.[\w.]*\bglobal|cp\.async\.(ca|cg|bulk[\w.]*)\.shared[\w:]*\.global",
+    floating=r"(?!ld|st|mov|selp)[\w.:]*\.(b?f16|f32|f64)",
+    wait=r"atom|red\.|ld\.[\w.]*acquire|mbarrier\.try_wait",
+)
+AMDGCN = Assembly(
+    comment=r";.*",
+    jump=r"s_c?branch\w*\s+(\S+)",
+    leave=r"s_branch|s_endpgm",
+    mma=r"v_mfma",
+    wgmma=r"(?!)",
+    load=r"(global|buffer|flat)_load",
+    floating=r"v_\w*_(bf16|f16|f32|f64)",
+    wait=r"(global|buffer|flat)_atomic|buffer_inv",
+)
+
+
+def count(pattern: str, opcodes: list[str]) -> int:
+    """How many opcodes begin as the pattern says."""
+    return sum(re.match(pattern, opcode) is not None for opcode in opcodes)
+
+
+def blocks(text: str, assembly: Assembly) -> tuple[list[list[str]], list[set[int]]]:
+    """The basic blocks of a program, as their opcodes, and for each block those that may follow it."""
+    lines = re.sub(assembly.comment, "", text).replace(";", "\n").splitlines()
+    statements = [line.strip(" \t{}") for line in lines if line.strip(" \t{}")]
+    targets = {jump[1] for jump in (re.match(assembly.jump, statement) for statement in statements) if jump}
+    opcodes: list[list[str]] = [[]]
+    starts: dict[str, int] = {}
+    jumps: dict[int, str] = {}
+    closed: set[int] = set()
+    for statement in statements:
+        label = re.fullmatch(r"([\w.$]+):", statement)
+        jump = re.match(assembly.jump, statement)
+        if label and label[1] in targets:
+            if label[1] in starts:
+                raise ValueError(f"two places are labelled {label[1]}")
+            starts[label[1]] = len(opcodes)
+            opcodes.append([])
+        elif not label:
+            opcodes[-1].append(re.sub(r"^@\S+\s+", "", statement).split()[0])
+            leaves = re.match(assembly.leave, statement)
+            if jump:
+                jumps[len(opcodes) - 1] = jump[1]
+            if leaves:
+                closed.add(len(opcodes) - 1)
+            if jump or leaves:
+                opcodes.append([])
+    followers: list[set[int]] = [set() for _ in opcodes]
+    for number, follow in enumerate(followers):
+        if number in jumps:
+            follow.add(starts[jumps[number]])
+        if number not in closed and number + 1 < len(opcodes):
+            follow.add(number + 1)
+    reached = {0} | _reachable(followers, set(range(len(opcodes))), 0)
+    # What nothing leads to leads nowhere either: else it would look like one more entry into a loop.
+    return opcodes, [follow if number in reached else set() for number, follow in enumerate(followers)]
+
+
+def loops(followers: list[set[int]], inside: set[int]) -> list[set[int]]:
+    """The loops among the blocks `inside`, also those in loops: blocks that all lead to one another.
+
+    How they lie in the file says little: a compiler may put the end of a loop before its start.
+    """
+    reached = {block: _reachable(followers, inside, block) for block in inside}
+    found: list[set[int]] = []
+    for block in sorted(inside):
+        if block in reached[block] and not any(block in loop for loop in found):
+            body = {other for other in reached[block] if block in reached[other]}
+            outside = set(range(len(followers))) - body
+            entries = {entry for entry in body if any(entry in followers[b] for b in outside)} or {block}
+            # Without its entry a loop falls apart into the loops that it holds.
+            found += [body, *loops(followers, body - entries)]
+    return found
+
+
+def _reachable(followers: list[set[int]], inside: set[int], start: int) -> set[int]:
+    """The blocks to which `start` leads, by way of `inside` only."""
+    reached: set[int] = set()
+    ahead = [start]
+    while ahead:
+        new = (followers[ahead.pop()] & inside) - reached
+        reached |= new
+        ahead += new
+    return reached
+
+
+def inner_loops(text: str, assembly: Assembly) -> list[list[str]]:
+    """The opcodes of each innermost loop.
+
+    One that only waits for other programs is left out: the loop around it can be the innermost.
+    """
+    opcodes, followers = blocks(text, assembly)
+    found = loops(followers, set(range(len(opcodes))))
+    waits: set[int] = set()
+    for loop in _innermost(found):
+        body = [opcode for block in loop for opcode in opcodes[block]]
+        if count(assembly.wait, body) and not count(assembly.floating, body):
+            waits |= loop
+    inner = _innermost([loop for loop in found if not loop <= waits])
+    return [[opcode for block in sorted(loop - waits) for opcode in opcodes[block]] for loop in inner]
+
+
+def _innermost(found: list[set[int]]) -> list[set[int]]:
+    return [loop for loop in found if not any(other < loop for other in found)]
+
+
+def inner_loads(text: str, assembly: Assembly) -> int | None:
+    """The global loads in the longest innermost loop, one with matrix instructions first; None without a loop."""
+    matrix = f"{assembly.mma}|{assembly.wgmma}"
+    bodies = inner_loops(text, assembly)
+    longest = max(bodies, key=lambda body: (count(matrix, body) > 0, len(body)), default=None)
+    return None if longest is None else count(assembly.load, longest)
+
+
+def loads_through(ttgir: str, argument: str) -> tuple[int, int]:
+    """How many loads through a kernel's pointer argument stand outside of all loops, and how many in a loop."""
+    load = r"\w+\.(load|descriptor_load|descriptor_gather|async_(tma_)?copy_global_to_local|buffer_load\w*)\b"
+    pointers = {f"%{argument}"}
+    depth = 0
+    inside: list[int] = []  # the depths at which the loops around a line were opened
+    counts = [0, 0]
+    for line in ttgir.splitlines():
+        match = re.match(r"\s*(?:(%\S.*?) = )?(.*)", line)
+        results, operation = (match[1] or "", match[2]) if match else ("", "")
+        if pointers & set(_values(operation)):
+            if re.match(load, operation):
+                counts[bool(inside)] += 1
+            else:
+                pointers |= set(_values(results))
+                pointers |= {
+                    own for own, given in re.findall(r"(%[\w.$-]+) = (%[\w.$-]+)", operation) if given in pointers
+                }
+        if re.match(r"scf\.(for|while)\b", operation):
+            inside.append(depth)
+        depth += line.count("{") - line.count("}")
+        while inside and depth <= inside[-1]:
+            inside.pop()
+    return counts[0], counts[1]
+
+
+def _values(operation: str) -> list[str]:
+    return re.findall(r"%[\w.$-]+", operation)
+
+
+def weight_problems(ttgir: str) -> list[str]:
+    """What is wrong with a persistent kernel that should load its weights once, before it walks the steps."""
+    before, within = loads_through(ttgir, "w_hh_ptr")
+    if within:
+        return [f"{within} loads of the weights in a loop"]
+    return [] if before else ["no load of the weights found"]
+
+
+def programs_per_multiprocessor(target: str, registers: int, num_warps: int, shared: int) -> int:
+    """How many programs an NVIDIA multiprocessor holds at once."""
+    # A warp takes registers by 256, and lives on one of four schedulers, each with a quarter of them.
+    warps = min(WARPS[target], REGISTERS // (-(-registers * 32 // 256) * 256) // 4 * 4)
+    memory = SHARED_LIMIT[target] + RESERVED
+    return min(PROGRAMS[target], warps // num_warps, memory // (-(-shared // 128) * 128 + RESERVED))
+
+
 def compile_for(launch: Launch, target: str) -> Result:
     gpu = GPUTarget("hip", target, 64) if target.startswith("gfx") else GPUTarget("cuda", int(target), 32)
     names = launch.kernel.arg_names
@@ -188,31 +410,67 @@ def compile_for(launch: Launch, target: str) -> Result:
     signature = {n: launch.types.get(n, "constexpr") for n in names}
     # As torch allocates: pointers are 16-byte aligned.
     attributes = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(names) if signature[n].startswith("*")}
-    problems: list[str] = []
     try:
         source = ASTSource(launch.kernel, signature, constants, attributes)
         compiled = triton.compile(source, target=gpu, options={"num_warps": launch.num_warps})
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[-1]
-        return Result(launch.name, launch.label, target, 0, 0, 0, 0, [f"does not compile: {reason}"])
+        return Result(launch.name, launch.label, target, problems=[f"does not compile: {reason}"])
+    return inspect(launch, target, compiled)
+
+
+def inspect(launch: Launch, target: str, compiled: Any) -> Result:
+    """What a kernel came out as, and what is wrong with it."""
+    nvidia = not target.startswith("gfx")
+    text, assembly = (compiled.asm["ptx"], PTX) if nvidia else (compiled.asm["amdgcn"], AMDGCN)
+    registers, spill = _cuda_resources(compiled.asm["cubin"]) if nvidia else _amd_resources(text)
+    opcodes = list(itertools.chain(*blocks(text, assembly)[0]))
     shared = compiled.metadata.shared
+    problems = []
     if shared > SHARED_LIMIT[target]:
         problems.append(f"shared memory {shared} > {SHARED_LIMIT[target]}")
-    if gpu.backend == "cuda":
-        registers, spill = _cuda_resources(compiled.asm["cubin"])
-        if registers * 32 * launch.num_warps > REGISTERS:
-            problems.append(f"{registers} registers x {launch.num_warps} warps do not fit a multiprocessor")
-        ptx = compiled.asm["ptx"]
-        dots = len(re.findall(r"\bw?gmma\.mma_async|\bmma\.sync|\btcgen05\.mma", ptx))
-        if "fp64" not in "".join(launch.types.values()) and re.search(r"\b(add|mul|fma|div|sub)\.\w*\.?f64", ptx):
-            problems.append("fp64 arithmetic")
-    else:
-        asm = compiled.asm["amdgcn"]
-        registers, spill = (int(re.search(rf"\.{n}:\s*(\d+)", asm)[1]) for n in ("vgpr_count", "vgpr_spill_count"))  # type: ignore[index]
-        dots = len(re.findall(r"\bv_mfma", asm))
     if spill:
         problems.append(f"spills {spill}")
-    return Result(launch.name, launch.label, target, shared, registers, spill, dots, problems)
+    if "fp64" not in "".join(launch.types.values()) and count(rf"(?=.*f64){assembly.floating}", opcodes):
+        problems.append("fp64 arithmetic")
+    if launch.constants.get("RESIDENT"):
+        problems += weight_problems(compiled.asm["ttgir"])
+    held = programs_per_multiprocessor(target, registers, launch.num_warps, shared) if nvidia else None
+    if held == 0:
+        problems.append(
+            f"{registers} registers x {launch.num_warps} warps and {shared} bytes: no multiprocessor has that"
+        )
+    resident = None
+    if launch.constants.get("BARRIER"):
+        # How many programs an AMD GPU holds is not known here: none may wait there.
+        available = (held or 0) * MULTIPROCESSORS[target]
+        resident = f"{launch.cooperative}/{available}"
+        if not launch.cooperative:
+            problems.append("waits at a barrier, but the grid is not a cooperative one")
+        if launch.cooperative > available:
+            problems.append(f"{launch.cooperative} programs wait for one another, {available} fit")
+    return Result(
+        launch.name,
+        launch.label,
+        target,
+        shared,
+        registers,
+        spill,
+        count(assembly.mma, opcodes),
+        count(assembly.wgmma, opcodes),
+        inner_loads(text, assembly),
+        held,
+        resident,
+        problems,
+    )
+
+
+def _amd_resources(text: str) -> tuple[int, int]:
+    """Registers and spilled registers, as the assembly's metadata tell them."""
+    registers, spill = (re.search(rf"\.{name}:\s*(\d+)", text) for name in ("vgpr_count", "vgpr_spill_count"))
+    if registers is None or spill is None:
+        raise RuntimeError("the assembly does not tell its registers")
+    return int(registers[1]), int(spill[1])
 
 
 def _cuda_resources(cubin: bytes) -> tuple[int, int]:
@@ -237,7 +495,21 @@ def main() -> int:
     parser.add_argument("--json", help="write the results here")
     arguments = parser.parse_args()
     print(f"triton {triton.__version__}")
-    print(f"{'kernel':34} {'launch':30} {'target':8} {'shared':>7} {'registers':>9} {'spill':>5} {'mma':>4}")
+    columns = [
+        "kernel",
+        "launch",
+        "target",
+        "shared",
+        "registers",
+        "spill",
+        "mma",
+        "wgmma",
+        "loads",
+        "per SM",
+        "resident",
+    ]
+    row = "{:34} {:26} {:6} {:>7} {:>9} {:>5} {:>4} {:>5} {:>5} {:>6} {:>8} {}"
+    print(row.format(*columns, "").rstrip())
     results = []
     for target in arguments.targets.split(","):
         for launch in launches(target, arguments.max_hidden):
@@ -245,8 +517,8 @@ def main() -> int:
                 continue
             r = compile_for(launch, target)
             results.append(r)
-            row = f"{r.kernel:34} {r.label:30} {r.target:8} {r.shared:7} {r.registers:9} {r.spill:5} {r.dots:4}"
-            print(row, "; ".join(r.problems), flush=True)
+            cells = ["-" if value is None else value for value in asdict(r).values()]
+            print(row.format(*cells[:-1], "; ".join(r.problems)).rstrip(), flush=True)
     if arguments.json:
         with open(arguments.json, "w") as file:
             json.dump({"triton": triton.__version__, "results": [asdict(r) for r in results]}, file, indent=1)

@@ -343,8 +343,12 @@ def gru_sequence_fwd(
     b_ih: Tensor | None,
     b_hh: Tensor | None,
     lengths: Tensor | None,
+    reset: Tensor | None,
+    reset_state: Tensor | None,
     reverse: bool,
-) -> tuple[Tensor, Tensor]:
+    reset_after: bool,
+    training: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
     """See `seqops.ops.gru`. One GEMM for the inputs of all steps, then the walk."""
     T, B, _ = x.shape
     H = h0.shape[1]
@@ -356,7 +360,7 @@ def gru_sequence_fwd(
         lengths = None if lengths is None else lengths.contiguous()
         args = (gx, h0.contiguous(), w_hh.contiguous(), b_hh, lengths, y, state)
         _walk(gru_sequence_fwd_kernel, args, config.GRU_FWD, T, B, H, reverse, x)
-    return y, state.to(x.dtype, copy=True)
+    return y, state.to(x.dtype, copy=True), x.new_empty(0)
 
 
 def gru_sequence_bwd(
@@ -368,16 +372,20 @@ def gru_sequence_bwd(
     b_ih: Tensor | None,
     b_hh: Tensor | None,
     lengths: Tensor | None,
+    reset: Tensor | None,
     reverse: bool,
+    reset_after: bool,
     h_prev: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
+    gates: Tensor,
+    need_reset_state: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """See `seqops.ops.gru`. Two GEMMs rebuild all pre-activations, one pass turns them into factors, then the walk."""
     T, B, H = h_prev.shape
     dgx = F.linear(x, w_ih, b_ih).contiguous()
     dgh = F.linear(h_prev, w_hh, b_hh).contiguous()
     state = grad_h_n.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
     if h_prev.numel() == 0:
-        return dgx, dgh, state.to(x.dtype, copy=True)
+        return dgx, dgh, state.to(x.dtype, copy=True), x.new_empty(0), x.new_empty(0)
     w_hh = w_hh.contiguous()
     tile = config.GRU_FACTORS
     block_h = min(tile.block_h, triton.next_power_of_2(H))
@@ -398,4 +406,5 @@ def gru_sequence_bwd(
     _walk(gru_sequence_bwd_kernel, args, config.GRU_BWD, T, B, H, reverse, x)
     # dh of the first step passes on to h0 outside the walk, as one more product.
     first = dgh[T - 1 if reverse else 0]
-    return dgx, dgh, state.add_(first.float() @ w_hh.float()).to(x.dtype, copy=True)
+    dh0 = state.add_(first.float() @ w_hh.float()).to(x.dtype, copy=True)
+    return dgx, dgh, dh0, x.new_empty(0), x.new_empty(0)

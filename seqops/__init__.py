@@ -1,6 +1,7 @@
 """Sequence models' building blocks as Triton kernels with a CPU path: `seqops.nn`, `seqops.functional`, decoding."""
 
 from . import functional, nn
+from .convert import convert
 from .decoding import BeamSearchOutput, ErrorAnalysis, analyze_errors, beam_search, score_sequences
 
 __version__ = "0.1.0"
@@ -10,6 +11,7 @@ __all__ = [
     "__version__",
     "analyze_errors",
     "beam_search",
+    "convert",
     "functional",
     "nn",
     "score_sequences",

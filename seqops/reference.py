@@ -2,22 +2,108 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["additive_attention", "beam_topk", "gru", "gru_cell"]
+__all__ = ["additive_attention", "beam_topk", "gru", "gru_cell", "lstm", "lstm_cell", "rnn", "rnn_cell"]
+
+
+def rnn_cell(
+    x: Tensor,
+    h: Tensor,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None = None,
+    b_hh: Tensor | None = None,
+    *,
+    nonlinearity: str = "tanh",
+) -> Tensor:
+    a = F.linear(x, w_ih, b_ih) + F.linear(h, w_hh, b_hh)
+    return torch.tanh(a) if nonlinearity == "tanh" else torch.relu(a)
 
 
 def gru_cell(
-    x: Tensor, h: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None = None, b_hh: Tensor | None = None
+    x: Tensor,
+    h: Tensor,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None = None,
+    b_hh: Tensor | None = None,
+    *,
+    reset_after: bool = True,
 ) -> Tensor:
-    gx = x @ w_ih.T if b_ih is None else x @ w_ih.T + b_ih
-    gh = h @ w_hh.T if b_hh is None else h @ w_hh.T + b_hh
-    (gx_r, gx_z, gx_n), (gh_r, gh_z, gh_n) = gx.chunk(3, -1), gh.chunk(3, -1)
-    r = torch.sigmoid(gx_r + gh_r)
-    z = torch.sigmoid(gx_z + gh_z)
-    n = torch.tanh(gx_n + r * gh_n)
+    gx_r, gx_z, gx_n = F.linear(x, w_ih, b_ih).chunk(3, -1)
+    w_r, w_z, w_n = w_hh.chunk(3)
+    b_r, b_z, b_n = (None, None, None) if b_hh is None else b_hh.chunk(3)
+    r = torch.sigmoid(gx_r + F.linear(h, w_r, b_r))
+    z = torch.sigmoid(gx_z + F.linear(h, w_z, b_z))
+    n = torch.tanh(gx_n + (r * F.linear(h, w_n, b_n) if reset_after else F.linear(r * h, w_n, b_n)))
     return (1 - z) * n + z * h
+
+
+def lstm_cell(
+    x: Tensor,
+    state: tuple[Tensor, Tensor],
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None = None,
+    b_hh: Tensor | None = None,
+    *,
+    w_hr: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    h, c = state
+    i, f, g, o = (F.linear(x, w_ih, b_ih) + F.linear(h, w_hh, b_hh)).chunk(4, -1)
+    c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+    h = torch.sigmoid(o) * torch.tanh(c)
+    return (h if w_hr is None else F.linear(h, w_hr)), c
+
+
+def _sequence(
+    cell: Callable[[Tensor, tuple[Tensor, ...]], tuple[Tensor, ...]],
+    x: Tensor,
+    state: tuple[Tensor, ...],
+    lengths: Tensor | None,
+    reset: Tensor | None,
+    reset_state: tuple[Tensor, ...] | None,
+    reverse: bool,
+) -> tuple[list[Tensor], tuple[Tensor, ...]]:
+    """The states after each step, stacked over time and 0 beyond an item's length, and those after the last."""
+    T, B, _ = x.shape
+    fresh = tuple(torch.zeros_like(s) for s in state) if reset_state is None else reset_state
+    states = [[s] * T for s in state]
+    for t in reversed(range(T)) if reverse else range(T):
+        active = torch.ones(B, 1, dtype=torch.bool, device=x.device) if lengths is None else (t < lengths)[:, None]
+        if reset is not None:
+            state = tuple(torch.where(reset[t][:, None] & active, f, s) for f, s in zip(fresh, state, strict=True))
+        state = tuple(torch.where(active, n, s) for n, s in zip(cell(x[t], state), state, strict=True))
+        for kept, s in zip(states, state, strict=True):
+            kept[t] = torch.where(active, s, 0)
+    return [torch.stack(k) if T else x.new_empty(0, *s.shape) for k, s in zip(states, state, strict=True)], state
+
+
+def rnn(
+    x: Tensor,
+    h0: Tensor,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None = None,
+    b_hh: Tensor | None = None,
+    *,
+    nonlinearity: str = "tanh",
+    lengths: Tensor | None = None,
+    reset: Tensor | None = None,
+    reset_state: Tensor | None = None,
+    reverse: bool = False,
+) -> tuple[Tensor, Tensor]:
+    (y,), (h_n,) = _sequence(
+        lambda x, s: (rnn_cell(x, s[0], w_ih, w_hh, b_ih, b_hh, nonlinearity=nonlinearity),),
+        *(x, (h0,), lengths, reset, None if reset_state is None else (reset_state,), reverse),
+    )
+    return y, h_n
 
 
 def gru(
@@ -28,16 +114,39 @@ def gru(
     b_ih: Tensor | None = None,
     b_hh: Tensor | None = None,
     *,
+    reset_after: bool = True,
     lengths: Tensor | None = None,
+    reset: Tensor | None = None,
+    reset_state: Tensor | None = None,
     reverse: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    T = x.shape[0]
-    h, y = h0, [h0] * T
-    for t in reversed(range(T)) if reverse else range(T):
-        active = torch.ones_like(h0[:, :1], dtype=torch.bool) if lengths is None else (t < lengths)[:, None]
-        h = torch.where(active, gru_cell(x[t], h, w_ih, w_hh, b_ih, b_hh), h)
-        y[t] = torch.where(active, h, 0)
-    return torch.stack(y) if T else x.new_empty(0, *h0.shape), h
+    (y,), (h_n,) = _sequence(
+        lambda x, s: (gru_cell(x, s[0], w_ih, w_hh, b_ih, b_hh, reset_after=reset_after),),
+        *(x, (h0,), lengths, reset, None if reset_state is None else (reset_state,), reverse),
+    )
+    return y, h_n
+
+
+def lstm(
+    x: Tensor,
+    state: tuple[Tensor, Tensor],
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None = None,
+    b_hh: Tensor | None = None,
+    *,
+    w_hr: Tensor | None = None,
+    lengths: Tensor | None = None,
+    reset: Tensor | None = None,
+    reset_state: tuple[Tensor, Tensor] | None = None,
+    reverse: bool = False,
+    return_cells: bool = False,
+) -> tuple[Any, ...]:
+    (y, cells), (h_n, c_n) = _sequence(
+        lambda x, s: lstm_cell(x, (s[0], s[1]), w_ih, w_hh, b_ih, b_hh, w_hr=w_hr),
+        *(x, state, lengths, reset, reset_state, reverse),
+    )
+    return (y, (h_n, c_n), cells) if return_cells else (y, (h_n, c_n))
 
 
 def additive_attention(

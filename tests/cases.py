@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,44 +18,84 @@ __all__ = ["CASES", "Case"]
 
 @dataclass(frozen=True)
 class Case:
-    """`problem(**sizes)` gives the inputs; `largest` names the sizes and bounds what property tests draw.
+    """An op, or a variant of one, and problems for it.
 
-    `optional` inputs are left out as one. `options(draw, **sizes)` draws keyword arguments.
+    `problem(**sizes)` gives the inputs; `largest` names the sizes and bounds what property tests draw; those in `zero`
+    may be 0. Of the inputs, any of the groups in `optional` may be left out. `options(draw, **sizes)` draws keyword
+    arguments, `usual(**sizes)` gives some. `flat(fn)` takes and gives no tuples.
     """
 
+    label: str
     name: str
     problem: Callable[..., dict[str, Tensor]]
     largest: dict[str, int]
     options: Callable[..., dict[str, Any]]
     zero: frozenset[str]
-    optional: frozenset[str] = frozenset()
-    usual: dict[str, Any] = field(default_factory=dict)
+    optional: tuple[frozenset[str], ...] = ()
+    usual: Callable[..., dict[str, Any]] = lambda **_: {}
+    flat: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda fn: fn
 
     @property
     def op(self) -> Callable[..., Any]:
-        return getattr(functional, self.name)
+        return self.flat(getattr(functional, self.name))
 
     @property
     def reference(self) -> Callable[..., Any]:
-        return getattr(reference, self.name)
+        return self.flat(getattr(reference, self.name))
 
 
-def gru_weights(I: int, H: int, gates: int = 3) -> dict[str, Tensor]:
+def weights(I: int, H: int, gates: int, P: int | None = None) -> dict[str, Tensor]:
     scale = max(1, H) ** -0.5
     return {
         "w_ih": randn(gates * H, I, seed=3, scale=scale),
-        "w_hh": randn(gates * H, H, seed=4, scale=scale),
+        "w_hh": randn(gates * H, H if P is None else P, seed=4, scale=scale),
         "b_ih": randn(gates * H, seed=5, scale=scale),
         "b_hh": randn(gates * H, seed=6, scale=scale),
     }
 
 
+def rnn_cell(B: int, I: int, H: int) -> dict[str, Tensor]:
+    return {"x": randn(B, I, seed=1), "h": randn(B, H, seed=2), **weights(I, H, 1)}
+
+
 def gru_cell(B: int, I: int, H: int) -> dict[str, Tensor]:
-    return {"x": randn(B, I, seed=1), "h": randn(B, H, seed=2), **gru_weights(I, H)}
+    return {"x": randn(B, I, seed=1), "h": randn(B, H, seed=2), **weights(I, H, 3)}
+
+
+def lstm_cell(B: int, I: int, H: int) -> dict[str, Tensor]:
+    return {"x": randn(B, I, seed=1), "h": randn(B, H, seed=2), "c": randn(B, H, seed=7), **weights(I, H, 4)}
+
+
+def rnn(T: int, B: int, I: int, H: int) -> dict[str, Tensor]:
+    return {"x": randn(T, B, I, seed=1), "h0": randn(B, H, seed=2), **weights(I, H, 1)}
 
 
 def gru(T: int, B: int, I: int, H: int) -> dict[str, Tensor]:
-    return {"x": randn(T, B, I, seed=1), "h0": randn(B, H, seed=2), **gru_weights(I, H)}
+    return {"x": randn(T, B, I, seed=1), "h0": randn(B, H, seed=2), **weights(I, H, 3)}
+
+
+def lstm(T: int, B: int, I: int, H: int, P: int | None = None) -> dict[str, Tensor]:
+    inputs = {"x": randn(T, B, I, seed=1), "h0": randn(B, H if P is None else P, seed=2), "c0": randn(B, H, seed=7)}
+    inputs |= weights(I, H, 4, P)
+    return inputs if P is None else inputs | {"w_hr": randn(P, H, seed=8, scale=max(1, H) ** -0.5)}
+
+
+def resettable(problem: Callable[..., dict[str, Tensor]]) -> Callable[..., dict[str, Tensor]]:
+    """With the state that resets put in place."""
+
+    def make(**sizes: int) -> dict[str, Tensor]:
+        inputs = problem(**sizes)
+        states = {"reset_state": "h0"} if "c0" not in inputs else {"reset_h": "h0", "reset_c": "c0"}
+        return inputs | {n: randn(*inputs[s].shape, seed=9 + i) for i, (n, s) in enumerate(states.items())}
+
+    return make
+
+
+def resets(T: int, B: int) -> Tensor:
+    """Now and then, and at the very first step of one item."""
+    reset = randn(T, B, seed=13) > 0.7
+    reset[:1, :1] = True
+    return reset
 
 
 def lengths(draw: Callable[..., Any], B: int, T: int) -> Tensor | None:
@@ -64,8 +104,39 @@ def lengths(draw: Callable[..., Any], B: int, T: int) -> Tensor | None:
     return torch.tensor(draw(st.lists(st.integers(0, T), min_size=B, max_size=B), label="lengths"), dtype=torch.int64)
 
 
-def gru_options(draw: Callable[..., Any], T: int, B: int, **_: int) -> dict[str, Any]:
-    return {"reverse": draw(st.booleans(), label="reverse"), "lengths": lengths(draw, B, T)}
+def sequence_options(draw: Callable[..., Any], T: int, B: int, **_: int) -> dict[str, Any]:
+    options = {"reverse": draw(st.booleans(), label="reverse"), "lengths": lengths(draw, B, T)}
+    chance = draw(st.sampled_from([None, 0.0, 0.2, 1.0]), label="chance of a reset")
+    if chance is not None:
+        seed = draw(st.integers(0, 9), label="resets' seed")
+        options["reset"] = torch.rand(T, B, generator=torch.Generator().manual_seed(seed)) < chance
+    return options
+
+
+def rnn_options(draw: Callable[..., Any], **sizes: int) -> dict[str, Any]:
+    nonlinearity = draw(st.sampled_from(["tanh", "relu"]), label="nonlinearity")
+    return {"nonlinearity": nonlinearity} | (sequence_options(draw, **sizes) if "T" in sizes else {})
+
+
+def gru_options(draw: Callable[..., Any], **sizes: int) -> dict[str, Any]:
+    reset_after = draw(st.booleans(), label="reset_after")
+    return {"reset_after": reset_after} | (sequence_options(draw, **sizes) if "T" in sizes else {})
+
+
+def lstm_options(draw: Callable[..., Any], **sizes: int) -> dict[str, Any]:
+    return {"return_cells": draw(st.booleans(), label="return_cells")} | sequence_options(draw, **sizes)
+
+
+def flat_lstm_cell(fn: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda x, h, c, **rest: fn(x, (h, c), **rest)
+
+
+def flat_lstm(fn: Callable[..., Any]) -> Callable[..., Any]:
+    def flat(x: Any, h0: Any, c0: Any, reset_h: Any = None, reset_c: Any = None, **rest: Any) -> tuple[Tensor, ...]:
+        y, (h_n, c_n), *cells = fn(x, (h0, c0), reset_state=None if reset_h is None else (reset_h, reset_c), **rest)
+        return y, h_n, c_n, *cells
+
+    return flat
 
 
 def additive_attention(B: int, Q: int, T: int, D: int, E: int, scale: float = 1.0) -> dict[str, Tensor]:
@@ -99,20 +170,69 @@ def no_options(draw: Callable[..., Any], **_: int) -> dict[str, Any]:
     return {}
 
 
-BIASES = frozenset({"b_ih", "b_hh"})
+BIASES = (frozenset({"b_ih"}), frozenset({"b_hh"}))
+STEP, SEQUENCE = {"B": 20, "I": 5, "H": 20}, {"T": 5, "B": 20, "I": 5, "H": 20}
+LSTM = {"options": lstm_options, "optional": (*BIASES, frozenset({"reset_h", "reset_c"})), "flat": flat_lstm}
+
+
+def usual(**fixed: Any) -> Callable[..., dict[str, Any]]:
+    return lambda T, B, **_: {"reset": resets(T, B), **fixed}
+
+
 CASES = {
-    case.name: case
+    case.label: case
     for case in (
-        Case("gru_cell", gru_cell, {"B": 20, "I": 5, "H": 20}, no_options, frozenset("BIH"), BIASES),
-        Case("gru", gru, {"T": 5, "B": 20, "I": 5, "H": 20}, gru_options, frozenset("TBIH"), BIASES),
+        Case("rnn_cell", "rnn_cell", rnn_cell, STEP, rnn_options, frozenset("BIH"), BIASES),
+        Case("gru_cell", "gru_cell", gru_cell, STEP, gru_options, frozenset("BIH"), BIASES),
+        Case("lstm_cell", "lstm_cell", lstm_cell, STEP, no_options, frozenset("BIH"), BIASES, flat=flat_lstm_cell),
+        *(
+            Case(
+                label,
+                name,
+                resettable(problem),
+                SEQUENCE,
+                options,
+                frozenset("TBIH"),
+                (*BIASES, frozenset({"reset_state"})),
+                usual(**fixed),
+            )
+            for label, name, problem, options, fixed in (
+                ("rnn", "rnn", rnn, rnn_options, {}),
+                ("rnn with relu", "rnn", rnn, rnn_options, {"nonlinearity": "relu"}),
+                ("gru", "gru", gru, gru_options, {}),
+                ("gru of Cho", "gru", gru, gru_options, {"reset_after": False}),
+            )
+        ),
         Case(
+            "lstm", "lstm", resettable(lstm), SEQUENCE, zero=frozenset("TBIH"), usual=usual(return_cells=True), **LSTM
+        ),
+        Case("lstm as torch has it", "lstm", lstm, SEQUENCE, zero=frozenset("TBIH"), **LSTM | {"optional": BIASES}),
+        Case(
+            "lstm with projection",
+            "lstm",
+            resettable(lstm),
+            SEQUENCE | {"P": 20},
+            zero=frozenset("TBIHP"),
+            usual=usual(return_cells=True),
+            **LSTM,
+        ),
+        Case(
+            "additive_attention",
             "additive_attention",
             additive_attention,
             {"B": 3, "Q": 9, "T": 20, "D": 36, "E": 5},
             attention_options,
             frozenset("BQTDE"),
-            usual={"need_weights": True},
+            usual=lambda **_: {"need_weights": True},
         ),
-        Case("beam_topk", beam_topk, {"B": 3, "beam": 4, "V": 300}, beam_options, frozenset("B"), usual={"k": 1}),
+        Case(
+            "beam_topk",
+            "beam_topk",
+            beam_topk,
+            {"B": 3, "beam": 4, "V": 300},
+            beam_options,
+            frozenset("B"),
+            usual=lambda **_: {"k": 1},
+        ),
     )
 }

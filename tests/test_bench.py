@@ -34,18 +34,18 @@ def bench(*arguments: str, before: str = "") -> tuple[int, str]:
 
 
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-ONE = ("--only", "gru_cell B=1", "--providers", "seqops,eager")
+ONE = ("--only", "additive_attention B=32", "--providers", "seqops,eager")
 
 
 def change(body: str) -> str:
-    """A program that wraps the GRU's forward."""
+    """A program that wraps the attention's forward."""
     return f"""
 import time
-import seqops.cpu.gru as gru
-forward = gru.gru_sequence_fwd
+import seqops.cpu.additive_attention as attention
+forward = attention.additive_attention_weights
 def changed(*arguments):
 {body}
-gru.gru_sequence_fwd = changed
+attention.additive_attention_weights = changed
 """
 
 
@@ -88,11 +88,11 @@ def test_results_then_a_slow_down_is_flagged(tmp_path: pathlib.Path) -> None:
     slow = change("    time.sleep(0.02)\n    return forward(*arguments)")
     code, text = bench(*ONE, "--compare", str(tmp_path / "results.json"), before=slow)
     assert code == 1
-    assert "slower: gru_cell B=1 I=256 H=256 float32 forward seqops:" in text
+    assert "slower: additive_attention B=32 Q=1 T=128 D=256 float32 forward seqops:" in text
 
 
 def test_what_is_wrong_is_not_timed(tmp_path: pathlib.Path) -> None:
-    wrong = change("    y, h = forward(*arguments)\n    return y * 1.01, h")
+    wrong = change("    return 1.01 * forward(*arguments)")
     code, text = bench(*ONE, "--out", str(tmp_path), before=wrong)
     assert code == 1
     assert "not timed" in text

@@ -38,10 +38,14 @@ def test_as_accurate_as_the_reference(path: Path, case: Case, data: st.DataObjec
         for name, most in case.largest.items()
     }
     options = case.options(draw, **sizes)
-    dtype = data.draw(st.sampled_from(DTYPES), label="dtype")
+    # At relu's kink a half's rounding decides between two gradients.
+    dtypes = DTYPES[:2] if options.get("nonlinearity") == "relu" else DTYPES
+    dtype = data.draw(st.sampled_from(dtypes), label="dtype")
     layout = data.draw(st.sampled_from(LAYOUTS), label="layout")
-    left_out = data.draw(st.sets(st.sampled_from(sorted(case.optional))), label="left out") if case.optional else set()
-    inputs = {n: t for n, t in case.problem(**sizes).items() if n not in left_out}
+    groups = [g for g in case.optional if data.draw(st.booleans(), label=f"without {sorted(g)}")]
+    if options.get("reset") is None:
+        groups.append(frozenset({"reset_state", "reset_h", "reset_c"}))
+    inputs = {n: t for n, t in case.problem(**sizes).items() if n not in frozenset().union(*groups)}
     if case.name == "beam_topk":
         rounded = {n: t.to(dtype).double() for n, t in inputs.items()}
         assume(layout != "expanded" and not nearly_tied(**rounded, **options))

@@ -33,21 +33,58 @@ def op_arguments(dtype: torch.dtype) -> dict[str, list[tuple[Any, ...]]]:
     r = lambda *shape: rand(*shape, dtype=dtype)  # noqa: E731
     wide = torch.promote_types(dtype, torch.float32)
     lengths = torch.tensor([1, 4, 2], dtype=torch.int32)
-    weights = (r(3 * H, I), r(3 * H, H), r(3 * H), r(3 * H))
-    bare = (*weights[:2], None, None)
+    reset, state = torch.rand(T, B) < 0.3, (r(B, H), r(B, H))
+
+    def gates(count: int, bias: bool = True, P: int = H) -> tuple[Tensor | None, ...]:
+        G = count * H
+        return (r(G, I), r(G, P), r(G), r(G)) if bias else (r(G, I), r(G, P), None, None)
+
+    def kept(count: int, H: int) -> tuple[Tensor, Tensor]:
+        """The state before each step, or all cells, and the gates."""
+        return r(T, B, H), r(T, B, count * H)
+
     query, keys, v = r(2, 3, 4), r(2, 5, 4), r(4)
     mask, ends = torch.rand(2, 1, 5) < 0.7, torch.tensor([5, 2], dtype=torch.int32)
     logits, scores = r(2, 3, 7), rand(2, 3, dtype=wide)
     _, parents, tokens, normalizer = torch.ops.seqops.beam_topk_fwd(logits, scores, 4)
     return {
+        "rnn_sequence_fwd": [
+            (r(T, B, I), r(B, H), *gates(1), lengths, reset, r(B, H), True, False),
+            (r(T, B, I), r(B, H), *gates(1, bias=False), None, None, None, False, True),
+            (r(0, B, I), r(B, H), *gates(1), None, None, None, False, False),
+        ],
+        "rnn_sequence_bwd": [
+            (r(T, B, H), r(B, H), r(H, H), r(T, B, H), lengths, reset, False, True, True),
+            (r(T, B, H), r(B, H), r(H, H), r(T, B, H), None, None, True, False, False),
+        ],
         "gru_sequence_fwd": [
-            (r(T, B, I), r(B, H), *weights, lengths, True),
-            (r(T, B, I), r(B, H), *bare, None, False),
-            (r(0, B, I), r(B, H), *weights, None, False),
+            (r(T, B, I), r(B, H), *gates(3), lengths, reset, r(B, H), True, True, False),
+            (r(T, B, I), r(B, H), *gates(3), None, None, None, False, True, True),
+            (r(T, B, I), r(B, H), *gates(3, bias=False), None, None, None, False, False, True),
+            (r(0, B, I), r(B, H), *gates(3), None, None, None, False, True, False),
         ],
         "gru_sequence_bwd": [
-            (r(T, B, H), r(B, H), r(T, B, I), *weights, lengths, False, r(T, B, H)),
-            (r(T, B, H), r(B, H), r(T, B, I), *bare, None, True, r(T, B, H)),
+            (*(r(T, B, H), r(B, H), r(T, B, I), *gates(3), lengths, reset, False, True), *kept(4, H), True),
+            (*(r(T, B, H), r(B, H), r(T, B, I), *gates(3, bias=False), None, None, True, False), *kept(3, H), False),
+        ],
+        "lstm_sequence_fwd": [
+            (r(T, B, I), *state, *gates(4), None, lengths, reset, *state, True, True, False),
+            (r(T, B, I), *state, *gates(4, bias=False), None, None, None, None, None, False, False, True),
+            (r(T, B, I), r(B, 2), r(B, H), *gates(4, P=2), r(2, H), None, None, None, None, False, False, True),
+        ],
+        "lstm_sequence_bwd": [
+            (
+                *(r(T, B, H), *state, r(T, B, H), r(T, B, I), *gates(4), None, lengths, reset, False),
+                *(r(T, B, H), r(T, B, H)),
+                *kept(4, H),
+                True,
+            ),
+            (
+                *(r(T, B, 2), r(B, 2), r(B, H), None, r(T, B, I), *gates(4, False, 2), r(2, H), None, None, True),
+                *(r(T, B, 2), r(T, B, H)),
+                *kept(4, H),
+                False,
+            ),
         ],
         "additive_attention_weights": [(query, keys, v, mask, ends), (query, keys, v, None, None)],
         "additive_attention_scores_bwd": [
@@ -99,14 +136,17 @@ class Model(torch.nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.gru = nn.GRU(I, H, 2, bidirectional=True)
+        self.rnn = nn.RNN(2 * H, 2 * H)
+        self.lstm = nn.LSTM(2 * H, 2 * H, proj_size=H, bidirectional=True)
         self.attention = nn.AdditiveAttention(6, query_dim=2 * H, key_dim=2 * H)
-        self.cell = nn.GRUCell(2 * H, 4)
+        self.rnn_cell, self.lstm_cell, self.cell = nn.RNNCell(2 * H, 6), nn.LSTMCell(6, 6), nn.GRUCell(6, 4)
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         y, _ = self.gru(x, lengths=lengths)
+        y, _ = self.lstm(self.rnn(y, lengths=lengths)[0], lengths=lengths)
         y = y.transpose(0, 1)
         context, _ = self.attention(y, y, lengths=lengths)
-        logits = self.cell(context.flatten(0, 1)).view(*context.shape[:2], 4)
+        logits = self.cell(self.lstm_cell(self.rnn_cell(context.flatten(0, 1)))[0]).view(*context.shape[:2], 4)
         return functional.beam_topk(logits, torch.zeros_like(logits[..., 0], dtype=torch.float32), 3).scores
 
 

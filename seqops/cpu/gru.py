@@ -1,17 +1,16 @@
-"""GRU over a sequence in plain torch: products for all steps outside the time loop, a hand-derived backward."""
+"""The GRU over a sequence in plain torch: products for all steps outside the time loop, a hand-derived backward."""
 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from ._recurrent import input_products, mask_ended, walk_back, walk_forward
 
 __all__ = ["gru_sequence_bwd", "gru_sequence_fwd"]
 
-
-def _active(lengths: Tensor, T: int) -> Tensor:
-    """bool [T,B,1]: which steps lie within their item."""
-    return (torch.arange(T, device=lengths.device)[:, None] < lengths)[:, :, None]
+tanh_slope = torch.ops.aten.tanh_backward.grad_input
+sigmoid_slope = torch.ops.aten.sigmoid_backward.grad_input
 
 
 def gru_sequence_fwd(
@@ -22,27 +21,48 @@ def gru_sequence_fwd(
     b_ih: Tensor | None,
     b_hh: Tensor | None,
     lengths: Tensor | None,
+    reset: Tensor | None,
+    reset_state: Tensor | None,
     reverse: bool,
-) -> tuple[Tensor, Tensor]:
-    """See `seqops.ops.gru`."""
+    reset_after: bool,
+    training: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See `seqops.ops.gru`. Kept for backward: r, z, n, with `reset_after` W_hn h + b_hn, [T,B,3H or 4H]."""
     T, B, _ = x.shape
     H = h0.shape[1]
-    gx = F.linear(x, w_ih, b_ih)
-    gx_rz, gx_n = gx[..., : 2 * H].unbind(0), gx[..., 2 * H :].unbind(0)
-    y = gx.new_empty(T, B, H)
-    y_t = y.unbind(0)
-    active = None if lengths is None else _active(lengths, T)
-    w = w_hh.t()
-    h = h0
-    for t in range(T - 1, -1, -1) if reverse else range(T):
-        gh = torch.mm(h, w) if b_hh is None else torch.addmm(b_hh, h, w)
-        r, z = torch.add(gx_rz[t], gh[:, : 2 * H]).sigmoid_().chunk(2, 1)
-        n = torch.addcmul(gx_n[t], r, gh[:, 2 * H :]).tanh_()
-        torch.lerp(n, h, z, out=y_t[t])
-        h = y_t[t] if active is None else torch.where(active[t], y_t[t], h)
-    if active is not None:
-        y.masked_fill_(~active, 0)
-    return y, h.clone()
+    keeps = training and reset_after
+    gates = x.new_empty(T, B, (4 if keeps else 3) * H)
+    bias, b_n = _biases(b_ih, b_hh, H, reset_after)
+    input_products(x, w_ih, bias, gates[..., : 3 * H])
+    rz, r, z, n = (gates[..., i * H : j * H].unbind(0) for i, j in ((0, 2), (0, 1), (1, 2), (2, 3)))
+    gh_n = gates[..., 3 * H :].unbind(0) if keeps else [x.new_empty(B, H)] * T
+    y = x.new_empty(T, B, H)
+    y_t, w_rz, w_n = y.unbind(0), w_hh[: 2 * H].t(), w_hh[2 * H :].t()
+
+    def step(t: int, h: Tensor) -> tuple[Tensor]:
+        rz[t].addmm_(h, w_rz).sigmoid_()
+        if not reset_after:
+            n[t].addmm_(r[t] * h, w_n).tanh_()
+        else:
+            if b_n is None:
+                torch.mm(h, w_n, out=gh_n[t])
+            else:
+                torch.addmm(b_n, h, w_n, out=gh_n[t])
+            n[t].addcmul_(r[t], gh_n[t]).tanh_()
+        return (torch.lerp(n[t], h, z[t], out=y_t[t]),)
+
+    (h_n,) = walk_forward(step, (h0,), T, lengths, reset, None if reset_state is None else (reset_state,), reverse)
+    mask_ended(lengths, y)
+    return y, h_n.clone(), gates if training else x.new_empty(0)
+
+
+def _biases(b_ih: Tensor | None, b_hh: Tensor | None, H: int, reset_after: bool) -> tuple[Tensor | None, Tensor | None]:
+    """What the input's products start from, and what the hidden state's part of n does, if that is another."""
+    if b_hh is None or not reset_after:
+        return b_hh if b_ih is None else b_ih if b_hh is None else b_ih + b_hh, None
+    shared = b_hh.clone()
+    shared[2 * H :] = 0
+    return shared if b_ih is None else shared.add_(b_ih), b_hh[2 * H :]
 
 
 def gru_sequence_bwd(
@@ -54,38 +74,58 @@ def gru_sequence_bwd(
     b_ih: Tensor | None,
     b_hh: Tensor | None,
     lengths: Tensor | None,
+    reset: Tensor | None,
     reverse: bool,
+    reset_after: bool,
     h_prev: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
+    gates: Tensor,
+    need_reset_state: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """See `seqops.ops.gru`.
 
     Every gradient of step t is linear in dh_t, with factors that do not depend on later steps: they are found for all
-    steps at once, and the loop is left with a product, a scaling and a matrix product a step.
+    steps at once, and the loop is left with a scaling and a matrix product a step.
     """
     T, B, H = h_prev.shape
-    dgx = F.linear(x, w_ih, b_ih)
-    dgh = F.linear(h_prev, w_hh, b_hh).view(T, B, 3, H)
-    gh_n = dgh[:, :, 2].clone()
-    r, z = dgx[..., : 2 * H].add_(dgh[:, :, :2].flatten(2)).sigmoid_().chunk(2, -1)
-    n = dgx[..., 2 * H :].addcmul_(r, gh_n).tanh_()
-    by_n = (1 - z) * (1 - n * n)
-    torch.mul(by_n, r, out=dgh[:, :, 2])
-    torch.mul(gh_n * (1 - r), dgh[:, :, 2], out=dgh[:, :, 0])
-    torch.mul((h_prev - n) * z, 1 - z, out=dgh[:, :, 1])
-    if lengths is not None:
-        ended = ~_active(lengths, T)
-        by_n.masked_fill_(ended, 0)
-        dgh.masked_fill_(ended[..., None], 0)
-        z = z.masked_fill(ended, 1)
+    r, z, n = (gates[..., i * H : (i + 1) * H] for i in range(3))
+    by_n = tanh_slope(1 - z, n, grad_input=torch.empty_like(h_prev))
+    dgh = torch.empty(T, B, 3, H, dtype=h_prev.dtype, device=h_prev.device)
+    sigmoid_slope(h_prev - n, z, grad_input=dgh[:, :, 1])
+    dh_all = torch.empty_like(by_n)
+    dh_t, z_t, grad_t = dh_all.unbind(0), z.unbind(0), grad_y.unbind(0)
+    rh = None
+    if reset_after:
+        sigmoid_slope(by_n * gates[..., 3 * H :], r, grad_input=dgh[:, :, 0])
+        torch.mul(by_n, r, out=dgh[:, :, 2])
+        dgh_t = dgh.unbind(0)
 
-    dh_all = torch.empty_like(h_prev)
-    dh_t, dgh_t, z_t, grad_t = dh_all.unbind(0), dgh.unbind(0), z.unbind(0), grad_y.unbind(0)
-    passed = grad_h_n
-    for t in range(T) if reverse else range(T - 1, -1, -1):
-        dh = torch.add(passed, grad_t[t], out=dh_t[t])
-        dgh_t[t].mul_(dh[:, None])
-        passed = torch.addmm(dh * z_t[t], dgh_t[t].flatten(1), w_hh)
+        def step(t: int, passed: Tensor) -> tuple[Tensor]:
+            dh = torch.add(passed, grad_t[t], out=dh_t[t])
+            dgh_t[t].mul_(dh[:, None])
+            return (torch.addmm(dh * z_t[t], dgh_t[t].flatten(1), w_hh),)
+    else:
+        rh = r * h_prev
+        # d rh / d r's pre-activation
+        sigmoid_slope(h_prev, r, grad_input=dgh[:, :, 0])
+        dgh[:, :, 2] = by_n
+        dr_t, dz_t, dn_t = (dgh[:, :, i].unbind(0) for i in range(3))
+        r_t, drz_t = r.unbind(0), dgh[:, :, :2].unbind(0)
+        w_rz, w_n = w_hh[: 2 * H], w_hh[2 * H :]
+
+        def step(t: int, passed: Tensor) -> tuple[Tensor]:
+            dh = torch.add(passed, grad_t[t], out=dh_t[t])
+            drh = torch.mm(dn_t[t].mul_(dh), w_n)
+            dr_t[t].mul_(drh)
+            dz_t[t].mul_(dh)
+            return (torch.addmm(torch.addcmul(dh * z_t[t], drh, r_t[t]), drz_t[t].flatten(1), w_rz),)
+
+    (dh0,), (by_reset,) = walk_back(step, (grad_h_n,), T, lengths, reset, need_reset_state, reverse)
     dgh = dgh.flatten(2)
-    dgx[..., : 2 * H] = dgh[..., : 2 * H]
+    mask_ended(lengths, dgh)
+    if rh is not None:
+        mask_ended(lengths, rh)
+        return dgh, x.new_empty(0), dh0.clone(), by_reset, rh
+    dgx = dgh.clone()
     torch.mul(by_n, dh_all, out=dgx[..., 2 * H :])
-    return dgx, dgh, passed.clone() if T == 0 else passed
+    mask_ended(lengths, dgx)
+    return dgx, dgh, dh0.clone(), by_reset, x.new_empty(0)

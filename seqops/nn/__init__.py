@@ -1,6 +1,8 @@
-"""nn.Modules with torch.nn's constructors, errors and state_dict."""
+"""Modules with torch.nn's constructors, state_dicts and errors, on seqops' ops."""
 
 from .additive_attention import AdditiveAttention
 from .gru import GRU, GRUCell
+from .lstm import LSTM, LSTMCell
+from .rnn import RNN, RNNCell
 
-__all__ = ["GRU", "AdditiveAttention", "GRUCell"]
+__all__ = ["GRU", "LSTM", "RNN", "AdditiveAttention", "GRUCell", "LSTMCell", "RNNCell"]

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.autograd import forward_ad
 
-__all__ = ["INTERPRET", "register"]
+__all__ = ["INTERPRET", "register", "takes_torch_path", "torch_has_its_own"]
 
 _LIBRARY = torch.library.Library("seqops", "FRAGMENT")
 
@@ -25,6 +25,20 @@ def _kernels(module: str, op: str) -> Any:
         if error.name is None or not error.name.startswith("triton"):
             raise
         raise RuntimeError(f"seqops::{op} on a GPU tensor needs triton, which is not installed") from error
+
+
+def takes_torch_path(tensor: torch.Tensor, kernel_takes: bool) -> bool:
+    """Whether an op on this tensor runs `seqops.cpu`; `kernel_takes`: there are kernels for its arguments."""
+    on_gpu = tensor.device.type not in ("cpu", "meta")
+    return not (kernel_takes and (on_gpu or INTERPRET))
+
+
+def torch_has_its_own(tensor: torch.Tensor) -> bool:
+    """Whether torch's own op for the same may be called: on CPU tensors, where our path is torch as well.
+
+    Not under torch.func's transformations, for which torch.lstm_cell has no rules.
+    """
+    return tensor.device.type == "cpu" and not INTERPRET and torch._C._functorch.maybe_current_level() is None
 
 
 def register(
@@ -43,10 +57,11 @@ def register(
     """
     op = schema.partition("(")[0]
 
-    def run(kernel: bool, args: tuple[Any, ...]) -> Any:
-        device = next(a.device for a in args if isinstance(a, torch.Tensor))
-        use_kernel = kernel and kernel_takes(*args)
-        path = _kernels(module, op) if use_kernel else importlib.import_module(f"seqops.cpu.{module}")
+    def run(*args: Any) -> Any:
+        first = next(a for a in args if isinstance(a, torch.Tensor))
+        device = first.device
+        on_torch = takes_torch_path(first, kernel_takes(*args))
+        path = importlib.import_module(f"seqops.cpu.{module}") if on_torch else _kernels(module, op)
         implementation = getattr(path, op)
         if not torch.is_autocast_enabled(device.type):
             return implementation(*args)
@@ -66,7 +81,7 @@ def register(
             return getattr(torch.ops.seqops, op)(*args)
 
     _LIBRARY.define(schema)
-    _LIBRARY.impl(op, lambda *args: run(True, args), "CUDA")
-    _LIBRARY.impl(op, lambda *args: run(INTERPRET, args), "CPU")
+    _LIBRARY.impl(op, run, "CUDA")
+    _LIBRARY.impl(op, run, "CPU")
     _LIBRARY.impl(op, differentiate, "Autograd")
     torch.library.register_fake(f"seqops::{op}", fake, lib=_LIBRARY)

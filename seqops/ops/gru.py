@@ -9,20 +9,29 @@ import torch
 from torch import Tensor
 
 from ._autograd import once_differentiable
-from ._checks import autocast, check_dtypes, check_lengths, check_shape
-from ._register import register
+from ._checks import autocast, check_dtypes, check_shape
+from ._recurrent import before, check_sequence, check_weights, input_gradients, without_padding
+from ._register import register, takes_torch_path, torch_has_its_own
 
 __all__ = ["gru", "gru_cell"]
 
 
 def gru_cell(
-    x: Tensor, h: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None = None, b_hh: Tensor | None = None
+    x: Tensor,
+    h: Tensor,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None = None,
+    b_hh: Tensor | None = None,
+    *,
+    reset_after: bool = True,
 ) -> Tensor:
     """One step of a gated recurrent unit.
 
     r  = sigmoid(W_ir x + b_ir + W_hr h + b_hr)
     z  = sigmoid(W_iz x + b_iz + W_hz h + b_hz)
-    n  = tanh(W_in x + b_in + r * (W_hn h + b_hn))
+    n  = tanh(W_in x + b_in + r * (W_hn h + b_hn)), or with reset_after=False
+    n  = tanh(W_in x + b_in + W_hn (r * h) + b_hn)
     h' = (1 - z) * n + z * h
 
     Args:
@@ -30,17 +39,19 @@ def gru_cell(
         h: [B, H].
         w_ih, w_hh: [3H, I] and [3H, H], the gates in the order r, z, n.
         b_ih, b_hh: [3H] or None.
+        reset_after: the reset gate acts after the product with W_hn, as in torch, or before it, as in Cho et al.
 
     Returns:
         h' [B, H].
 
     Raises:
         ValueError: a shape or a device does not fit. TypeError: a dtype does not fit.
+        RuntimeError: on a second derivative, but where torch's own cell is called: on the CPU.
 
-    Source: torch.nn.GRUCell.
+    Source: torch.nn.GRUCell; Cho et al. 2014, arXiv:1406.1078, whose z is 1 - z here.
     """
     check_shape("gru_cell", "x", x, ("B", "I"))
-    y, _ = _gru("gru_cell", x[None], h, w_ih, w_hh, b_ih, b_hh, None, False)
+    y, _ = _gru("gru_cell", x[None], h, w_ih, w_hh, b_ih, b_hh, reset_after, None, None, None, False)
     return y[0]
 
 
@@ -52,7 +63,10 @@ def gru(
     b_ih: Tensor | None = None,
     b_hh: Tensor | None = None,
     *,
+    reset_after: bool = True,
     lengths: Tensor | Sequence[int] | None = None,
+    reset: Tensor | None = None,
+    reset_state: Tensor | None = None,
     reverse: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """A gated recurrent unit over a sequence: `gru_cell` at t = 0..T-1, or at T-1..0 with `reverse`.
@@ -60,10 +74,13 @@ def gru(
     Args:
         x: [T, B, I], fp16, bf16, fp32 or fp64, as all other floating arguments.
         h0: [B, H], the state before the first step.
-        w_ih, w_hh, b_ih, b_hh: as in `gru_cell`.
+        w_ih, w_hh, b_ih, b_hh, reset_after: as in `gru_cell`.
         lengths: int [B] or a list, in 0..T: item b has the steps t < lengths[b]; at the others its state is passed on
             and y is 0, whatever x holds there. None: all have T. Values on a GPU are clamped to 0..T, not checked.
-        reverse: walk from each item's last step to its first.
+        reset: bool [T, B]: where True the state is replaced before step t, and what it was, NaN too, has no effect
+            from there on. Ignored beyond an item's length.
+        reset_state: [B, H], what takes its place; None: zero.
+        reverse: walk from each item's last step to its first; what is before a step is so in the walk's order.
 
     Returns:
         y [T, B, H], the state after each step, and h_n [B, H], the state after the last.
@@ -72,9 +89,9 @@ def gru(
         ValueError: a shape, a device or a length does not fit. TypeError: a dtype does not fit.
         RuntimeError: on a second derivative.
 
-    Source: torch.nn.GRU; Cho et al. 2014, arXiv:1406.1078, with the reset gate after the product as cuDNN has it.
+    Source: torch.nn.GRU; Cho et al. 2014, arXiv:1406.1078.
     """
-    return _gru("gru", x, h0, w_ih, w_hh, b_ih, b_hh, lengths, reverse)
+    return _gru("gru", x, h0, w_ih, w_hh, b_ih, b_hh, reset_after, lengths, reset, reset_state, reverse)
 
 
 def _gru(
@@ -85,29 +102,33 @@ def _gru(
     w_hh: Tensor,
     b_ih: Tensor | None,
     b_hh: Tensor | None,
+    reset_after: bool,
     lengths: Tensor | Sequence[int] | None,
+    reset: Tensor | None,
+    reset_state: Tensor | None,
     reverse: bool,
 ) -> tuple[Tensor, Tensor]:
     state = "h" if op == "gru_cell" else "h0"
-    x, h0, w_ih, w_hh, b_ih, b_hh = autocast(  # type: ignore[assignment]
-        op, x=x, **{state: h0}, w_ih=w_ih, w_hh=w_hh, b_ih=b_ih, b_hh=b_hh
-    )
-    check_dtypes(op, x=x, **{state: h0}, w_ih=w_ih, w_hh=w_hh, b_ih=b_ih, b_hh=b_hh)
+    given = {"x": x, state: h0, "w_ih": w_ih, "w_hh": w_hh, "b_ih": b_ih, "b_hh": b_hh, "reset_state": reset_state}
+    x, h0, w_ih, w_hh, b_ih, b_hh, reset_state = autocast(op, **given)  # type: ignore[assignment]
+    check_dtypes(op, **dict(zip(given, (x, h0, w_ih, w_hh, b_ih, b_hh, reset_state), strict=True)))
     check_shape(op, "x", x, ("T", "B", "I"))
     check_shape(op, state, h0, (x.shape[1], "H"))
-    (T, B, I), H = x.shape, h0.shape[1]
-    check_shape(op, "w_ih", w_ih, (3 * H, I))
-    check_shape(op, "w_hh", w_hh, (3 * H, H))
-    for name, bias in (("b_ih", b_ih), ("b_hh", b_hh)):
-        if bias is not None:
-            check_shape(op, name, bias, (3 * H,))
-    lengths = check_lengths(op, lengths, B, T, x.device)
-    y, h_n = torch.ops.seqops.gru_sequence_fwd(x, h0, w_ih, w_hh, b_ih, b_hh, lengths, reverse)
+    check_weights(op, 3, h0.shape[1], x.shape[2], h0.shape[1], w_ih, w_hh, b_ih, b_hh)
+    if reset_state is not None:
+        check_shape(op, "reset_state", reset_state, h0.shape)
+    lengths, reset = check_sequence(op, x, lengths, reset, reset_state is not None)
+    if op == "gru_cell" and reset_after and torch_has_its_own(x):
+        h = torch.gru_cell(x[0], h0, w_ih, w_hh, b_ih, b_hh)
+        return h[None], h
+    y, h_n, _ = torch.ops.seqops.gru_sequence_fwd(
+        x, h0, w_ih, w_hh, b_ih, b_hh, lengths, reset, reset_state, reverse, reset_after, False
+    )
     return y, h_n
 
 
 class GRUSequence(torch.autograd.Function):
-    """Saves its inputs and y: backward rebuilds the gates from them."""
+    """Saves its inputs, y and, on the torch path, the gates; the kernels' backward rebuilds them."""
 
     @staticmethod
     def forward(
@@ -119,39 +140,47 @@ class GRUSequence(torch.autograd.Function):
         b_ih: Tensor | None,
         b_hh: Tensor | None,
         lengths: Tensor | None,
+        reset: Tensor | None,
+        reset_state: Tensor | None,
         reverse: bool,
-    ) -> tuple[Tensor, Tensor]:
-        y, h_n = torch.ops.seqops.gru_sequence_fwd(x, h0, w_ih, w_hh, b_ih, b_hh, lengths, reverse)
-        ctx.save_for_backward(x, h0, w_ih, w_hh, b_ih, b_hh, lengths, y)
-        ctx.reverse = reverse
-        return y, h_n
+        reset_after: bool,
+        training: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        y, h_n, gates = torch.ops.seqops.gru_sequence_fwd(
+            x, h0, w_ih, w_hh, b_ih, b_hh, lengths, reset, reset_state, reverse, reset_after, True
+        )
+        ctx.save_for_backward(x, h0, w_ih, w_hh, b_ih, b_hh, lengths, reset, reset_state, y, gates)
+        ctx.reverse, ctx.reset_after = reverse, reset_after
+        ctx.mark_non_differentiable(gates)
+        ctx.set_materialize_grads(False)
+        return y, h_n, gates
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_y: Tensor, grad_h_n: Tensor) -> tuple[Tensor | None, ...]:
-        x, h0, w_ih, w_hh, b_ih, b_hh, lengths, y = ctx.saved_tensors
-        reverse = ctx.reverse
-        T = x.shape[0]
-        # The state before each step.
-        h_prev = torch.cat((y[1:], h0[None]) if reverse else (h0[None], y[:-1]))[:T]
-        if lengths is not None:
-            t = torch.arange(T, device=x.device)[:, None]
-            if reverse:
-                h_prev = torch.where((t == lengths - 1)[:, :, None], h0, h_prev)
-            # Padding may hold anything, NaN too: a product with a zero gradient would not remove it.
-            ended = (t >= lengths)[:, :, None]
-            x = x.masked_fill(ended, 0)
-            grad_y = grad_y.masked_fill(ended, 0)
-        dgx, dgh, dh0 = torch.ops.seqops.gru_sequence_bwd(
-            grad_y, grad_h_n, x, w_ih, w_hh, b_ih, b_hh, lengths, reverse, h_prev
-        )
-        need_x, need_h0, need_w_ih, need_w_hh, need_b_ih, need_b_hh, *_ = ctx.needs_input_grad
-        dx = dgx @ w_ih if need_x else None
-        dw_ih = dgx.flatten(0, 1).t() @ x.flatten(0, 1) if need_w_ih else None
-        dw_hh = dgh.flatten(0, 1).t() @ h_prev.flatten(0, 1) if need_w_hh else None
-        db_ih = dgx.sum((0, 1)) if need_b_ih else None
-        db_hh = dgh.sum((0, 1)) if need_b_hh else None
-        return dx, dh0 if need_h0 else None, dw_ih, dw_hh, db_ih, db_hh, None, None
+    def backward(
+        ctx: Any, grad_y: Tensor | None, grad_h_n: Tensor | None, _: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        x, h0, w_ih, w_hh, b_ih, b_hh, lengths, reset, reset_state, y, gates = ctx.saved_tensors
+        need_x, need_h0, need_w_ih, need_w_hh, need_b_ih, need_b_hh, _, _, need_reset_state, *_ = ctx.needs_input_grad
+        grad_y = torch.zeros_like(y) if grad_y is None else grad_y
+        grad_h_n = torch.zeros_like(h0) if grad_h_n is None else grad_h_n
+        grad_y, x = without_padding(lengths, grad_y, x)
+        h_prev = before(y, h0, lengths, reset, reset_state, ctx.reverse)
+        dgx, dgh, dh0, by_reset, rh = torch.ops.seqops.gru_sequence_bwd(
+            grad_y, grad_h_n, x, w_ih, w_hh, b_ih, b_hh, lengths, reset, ctx.reverse, ctx.reset_after, h_prev, gates,
+            need_reset_state,
+        )  # fmt: skip
+        needs = (need_x, need_w_ih, need_w_hh, need_b_ih, need_b_hh)
+        if ctx.reset_after:
+            dx, dw_ih, dw_hh, db_ih, db_hh = input_gradients(needs, dgx, dgh, x, h_prev, w_ih)
+        else:
+            dx, dw_ih, dw_hh, db_ih, db_hh = input_gradients(needs, dgx, dgx, x, h_prev, w_ih)
+            if dw_hh is not None:
+                # n's weights met r * h in the place of h.
+                H = h0.shape[1]
+                dw_hh[2 * H :] = dgx[..., 2 * H :].flatten(0, 1).t() @ rh.flatten(0, 1)
+        dh0, by_reset = dh0 if need_h0 else None, by_reset if need_reset_state else None
+        return dx, dh0, dw_ih, dw_hh, db_ih, db_hh, None, None, by_reset, None, None, None
 
 
 def _fwd_fake(
@@ -162,9 +191,16 @@ def _fwd_fake(
     b_ih: Tensor | None,
     b_hh: Tensor | None,
     lengths: Tensor | None,
+    reset: Tensor | None,
+    reset_state: Tensor | None,
     reverse: bool,
-) -> tuple[Tensor, Tensor]:
-    return x.new_empty(x.shape[0], *h0.shape), h0.new_empty(h0.shape)
+    reset_after: bool,
+    training: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    (T, B, _), H = x.shape, h0.shape[1]
+    kept = training and takes_torch_path(x, _fwd_kernel_takes(x, *[None] * 9, reset_after))
+    gates = x.new_empty((T, B, (4 if reset_after else 3) * H) if kept else 0)
+    return x.new_empty(T, B, H), h0.new_empty(h0.shape), gates
 
 
 def _bwd_fake(
@@ -176,31 +212,52 @@ def _bwd_fake(
     b_ih: Tensor | None,
     b_hh: Tensor | None,
     lengths: Tensor | None,
+    reset: Tensor | None,
     reverse: bool,
+    reset_after: bool,
     h_prev: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
+    gates: Tensor,
+    need_reset_state: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     T, B, H = h_prev.shape
-    return x.new_empty(T, B, 3 * H), x.new_empty(T, B, 3 * H), x.new_empty(B, H)
+    return (
+        x.new_empty(T, B, 3 * H),
+        x.new_empty((T, B, 3 * H) if reset_after else 0),
+        x.new_empty(B, H),
+        x.new_empty((B, H) if need_reset_state else 0),
+        x.new_empty(0 if reset_after else (T, B, H)),
+    )
 
 
-def _kernel_takes(first: Tensor, *_: Any) -> bool:
-    return first.dtype != torch.float64
+def _fwd_kernel_takes(x: Tensor, *rest: Any) -> bool:
+    reset, reset_after = rest[6], rest[9]
+    return x.dtype != torch.float64 and reset is None and reset_after
 
 
+def _bwd_kernel_takes(grad_y: Tensor, *rest: Any) -> bool:
+    reset, reset_after = rest[7], rest[9]
+    return grad_y.dtype != torch.float64 and reset is None and reset_after
+
+
+# reset is bool [T,B], False beyond an item's length. The third result, empty unless training on the torch path, is for
+# gru_sequence_bwd.
 register(
     "gru_sequence_fwd(Tensor x, Tensor h0, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, Tensor? lengths, "
-    "bool reverse) -> (Tensor, Tensor)",
+    "Tensor? reset, Tensor? reset_state, bool reverse, bool reset_after, bool training) -> (Tensor, Tensor, Tensor)",
     "gru",
     _fwd_fake,
-    _kernel_takes,
+    _fwd_kernel_takes,
     GRUSequence,
 )
 # The inputs as in gru_sequence_fwd; x and grad_y are 0 beyond an item's length, h_prev [T,B,H] is the state before each
-# step. Gives the gradients of the input's and the hidden state's pre-activations, [T,B,3H] each, and of h0.
+# step. Gives the gradients of the input's and the hidden state's part of the pre-activations [T,B,3H] (without
+# reset_after they are one, and the second is empty), of h0, of reset_state (empty unless needed), and r * h_prev (empty
+# with reset_after).
 register(
     "gru_sequence_bwd(Tensor grad_y, Tensor grad_h_n, Tensor x, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, "
-    "Tensor? lengths, bool reverse, Tensor h_prev) -> (Tensor, Tensor, Tensor)",
+    "Tensor? lengths, Tensor? reset, bool reverse, bool reset_after, Tensor h_prev, Tensor gates, "
+    "bool need_reset_state) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     "gru",
     _bwd_fake,
-    _kernel_takes,
+    _bwd_kernel_takes,
 )

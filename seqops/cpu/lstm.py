@@ -1,0 +1,122 @@
+"""The LSTM over a sequence in plain torch: products for all steps outside the time loop, a hand-derived backward."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ._recurrent import input_products, mask_ended, walk_back, walk_forward
+
+__all__ = ["lstm_sequence_bwd", "lstm_sequence_fwd"]
+
+tanh_slope = torch.ops.aten.tanh_backward.grad_input
+sigmoid_slope = torch.ops.aten.sigmoid_backward.grad_input
+
+
+def lstm_sequence_fwd(
+    x: Tensor,
+    h0: Tensor,
+    c0: Tensor,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None,
+    b_hh: Tensor | None,
+    w_hr: Tensor | None,
+    lengths: Tensor | None,
+    reset: Tensor | None,
+    reset_h: Tensor | None,
+    reset_c: Tensor | None,
+    reverse: bool,
+    cells: bool,
+    training: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """See `seqops.ops.lstm`. What is kept for backward: i, f, g, o, [T,B,4H]."""
+    T, B, _ = x.shape
+    P, H = h0.shape[1], c0.shape[1]
+    gates = x.new_empty(T, B, 4 * H)
+    input_products(x, w_ih, b_hh if b_ih is None else b_ih if b_hh is None else b_ih + b_hh, gates)
+    all_t, i_f, i, f, g, o = (
+        gates[..., a * H : b * H].unbind(0) for a, b in ((0, 4), (0, 2), (0, 1), (1, 2), (2, 3), (3, 4))
+    )
+    y = x.new_empty(T, B, P)
+    y_t, w = y.unbind(0), w_hh.t()
+    c_all = x.new_empty(T if cells or training else 0, B, H)
+    c_t = c_all.unbind(0)
+    m = None if w_hr is None else x.new_empty(B, H)
+
+    def step(t: int, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        all_t[t].addmm_(h, w)
+        i_f[t].sigmoid_()
+        g[t].tanh_()
+        o[t].sigmoid_()
+        c = torch.mul(f[t], c, out=c_t[t] if c_t else None).addcmul_(i[t], g[t])
+        out = torch.mul(o[t], c.tanh(), out=y_t[t] if m is None else m)
+        return (out if w_hr is None else torch.mm(out, w_hr.t(), out=y_t[t])), c
+
+    fresh = None if reset_h is None or reset_c is None else (reset_h, reset_c)
+    h_n, c_n = walk_forward(step, (h0, c0), T, lengths, reset, fresh, reverse)
+    mask_ended(lengths, y, *([c_all] if cells or training else []))
+    return y, h_n.clone(), c_n.clone(), c_all, gates if training else x.new_empty(0)
+
+
+def lstm_sequence_bwd(
+    grad_y: Tensor,
+    grad_h_n: Tensor,
+    grad_c_n: Tensor,
+    grad_cells: Tensor | None,
+    x: Tensor,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None,
+    b_hh: Tensor | None,
+    w_hr: Tensor | None,
+    lengths: Tensor | None,
+    reset: Tensor | None,
+    reverse: bool,
+    h_prev: Tensor,
+    c_prev: Tensor,
+    cells: Tensor,
+    gates: Tensor,
+    need_reset_state: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """See `seqops.ops.lstm`.
+
+    All gradients of step t are linear in dh_t and dc_t, with factors that are found for all steps at once.
+    """
+    T, B, H = cells.shape
+    i, f, g, o = (gates[..., j * H : (j + 1) * H] for j in range(4))
+    tanh_c = cells.tanh()
+    dg = torch.empty(T, B, 4, H, dtype=cells.dtype, device=cells.device)
+    sigmoid_slope(g, i, grad_input=dg[:, :, 0])
+    sigmoid_slope(c_prev, f, grad_input=dg[:, :, 1])
+    tanh_slope(i, g, grad_input=dg[:, :, 2])
+    sigmoid_slope(tanh_c, o, grad_input=dg[:, :, 3])
+    by_c = tanh_slope(o, tanh_c, grad_input=torch.empty_like(cells))
+    dh_all = grad_y.new_empty(grad_y.shape if w_hr is not None else 0)
+    by_cell, by_out, all_t = dg[:, :, :3].unbind(0), dg[:, :, 3].unbind(0), dg.unbind(0)
+    f_t, by_c_t, grad_t = f.unbind(0), by_c.unbind(0), grad_y.unbind(0)
+    grad_c_t = None if grad_cells is None else grad_cells.unbind(0)
+
+    def step(t: int, dh: Tensor, dc: Tensor) -> tuple[Tensor, Tensor]:
+        dh = dh + grad_t[t]
+        if w_hr is not None:
+            dh_all[t] = dh
+            dh = torch.mm(dh, w_hr)
+        if grad_c_t is not None:
+            dc = dc + grad_c_t[t]
+        dc = torch.addcmul(dc, by_c_t[t], dh)
+        by_cell[t].mul_(dc[:, None])
+        by_out[t].mul_(dh)
+        return torch.mm(all_t[t].flatten(1), w_hh), dc * f_t[t]
+
+    (dh0, dc0), (by_reset_h, by_reset_c) = walk_back(
+        step, (grad_h_n, grad_c_n), T, lengths, reset, need_reset_state, reverse
+    )
+    dg = dg.flatten(2)
+    mask_ended(lengths, dg)
+    dw_hr = x.new_empty(0)
+    if w_hr is not None:
+        m = o * tanh_c
+        mask_ended(lengths, dh_all, m)
+        dw_hr = dh_all.flatten(0, 1).t() @ m.flatten(0, 1)
+    return dg, dh0.clone(), dc0.clone(), by_reset_h, by_reset_c, dw_hr

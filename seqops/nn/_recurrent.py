@@ -1,0 +1,166 @@
+"""What the recurrent layers share: input layouts, packed sequences, layers and directions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import RNNBase
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+
+__all__ = ["Recurrent"]
+
+# A layer's state: one tensor, of an LSTM two.
+State = tuple[Tensor, ...]
+
+
+class Recurrent(RNNBase):
+    """torch.nn.RNNBase's constructor, parameters and checks, with a forward over seqops' ops.
+
+    A subclass says by `_run` what one layer does in one direction, and how many tensors its state has.
+    """
+
+    _states = 1
+
+    def flatten_parameters(self) -> None:
+        """Does nothing: the parameters are used where they lie."""
+
+    def _run(
+        self,
+        x: Tensor,
+        state: State,
+        weights: list[Tensor],
+        lengths: Tensor | Sequence[int] | None,
+        reset: Tensor | None,
+        reset_state: State | None,
+        reverse: bool,
+        return_cells: bool,
+    ) -> tuple[Tensor, State, Tensor | None]:
+        """y, the last state and, where they are asked for, all cells, of one layer in one direction."""
+        raise NotImplementedError
+
+    def _forward(
+        self,
+        input: Tensor | PackedSequence,
+        hx: State | None,
+        lengths: Tensor | Sequence[int] | None,
+        reset: Tensor | None,
+        reset_state: State | None,
+        return_cells: bool = False,
+    ) -> tuple[Any, State, list[Tensor]]:
+        """output, the last state of all layers, and the cells of each layer and direction where they are asked for."""
+        if isinstance(input, PackedSequence):
+            for name, value in (("lengths", lengths), ("reset", reset)):
+                if value is not None:
+                    raise ValueError(f"{self._name}: {name} must be None with a PackedSequence")
+            return self._forward_packed(input, hx, return_cells)
+        if input.dim() not in (2, 3):
+            raise ValueError(f"{self._name}: Expected input to be 2D or 3D, got {input.dim()}D instead")
+        batched = input.dim() == 3
+        batch_dim = 0 if self.batch_first else 1
+        if not batched and lengths is not None:
+            raise ValueError(f"{self._name}: lengths must be None with an unbatched input")
+        if reset is not None and reset.shape != input.shape[:-1]:
+            raise ValueError(
+                f"{self._name}: reset must have shape {list(input.shape[:-1])}, as input, got {list(reset.shape)}"
+            )
+        self._check_state_dims(hx, batched)
+        self._check_state_dims(reset_state, batched)
+        if not batched:
+            input = input.unsqueeze(batch_dim)
+            hx = None if hx is None else tuple(h.unsqueeze(1) for h in hx)
+            reset = None if reset is None else reset.unsqueeze(batch_dim)
+            reset_state = None if reset_state is None else tuple(h.unsqueeze(1) for h in reset_state)
+        hx = self._zero_state(input, input.shape[batch_dim]) if hx is None else hx
+        self._check_forward(input, hx, None)
+        if reset_state is not None:
+            self._check_forward(input, reset_state, None)
+        if input.shape[1 - batch_dim] == 0:
+            raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
+        if self.batch_first:
+            input, reset = input.transpose(0, 1), None if reset is None else reset.t()
+        output, state, cells = self._layers(input, hx, lengths, reset, reset_state, return_cells)
+        if self.batch_first:
+            output, cells = output.transpose(0, 1), [c.transpose(0, 1) for c in cells]
+        if not batched:
+            output, state = output.squeeze(batch_dim), tuple(s.squeeze(1) for s in state)
+            cells = [c.squeeze(batch_dim) for c in cells]
+        return output, state, cells
+
+    @property
+    def _name(self) -> str:
+        return "RNN" if self.mode.startswith("RNN") else self.mode
+
+    def _check_state_dims(self, hx: State | None, batched: bool) -> None:
+        wanted, kind = (3, "batched 3-D") if batched else (2, "unbatched 2-D")
+        for h in hx or ():
+            if h.dim() != wanted:
+                raise RuntimeError(f"For {kind} input, hx should also be {wanted}-D but got {h.dim()}-D tensor")
+
+    def _check_forward(self, input: Tensor, hx: State, batch_sizes: Tensor | None) -> None:
+        self.check_forward_args(input, hx[0], batch_sizes)
+
+    def _zero_state(self, input: Tensor, B: int) -> State:
+        rows = self.num_layers * (2 if self.bidirectional else 1)
+        sizes = (self.proj_size or self.hidden_size, self.hidden_size)
+        return tuple(input.new_zeros(rows, B, size) for size in sizes[: self._states])
+
+    def _forward_packed(
+        self, packed: PackedSequence, hx: State | None, return_cells: bool
+    ) -> tuple[PackedSequence, State, list[Tensor]]:
+        data, batch_sizes, sorted_indices, unsorted_indices = packed
+        if hx is None:
+            hx = self._zero_state(data, int(batch_sizes[0]))
+        elif sorted_indices is not None:
+            hx = tuple(h.index_select(1, sorted_indices) for h in hx)
+        self._check_forward(data, hx, batch_sizes)
+        padded, lengths = pad_packed_sequence(PackedSequence(data, batch_sizes))
+        output, state, cells = self._layers(padded, hx, lengths, None, None, return_cells)
+        data = pack_padded_sequence(output, lengths).data
+        if unsorted_indices is not None:
+            state = tuple(s.index_select(1, unsorted_indices) for s in state)
+            cells = [c.index_select(1, unsorted_indices) for c in cells]
+        return PackedSequence(data, batch_sizes, sorted_indices, unsorted_indices), state, cells
+
+    def _layers(
+        self,
+        x: Tensor,
+        hx: State,
+        lengths: Tensor | Sequence[int] | None,
+        reset: Tensor | None,
+        reset_state: State | None,
+        return_cells: bool,
+    ) -> tuple[Tensor, State, list[Tensor]]:
+        """x [T,B,I], hx [layers * directions, B, ...] each -> y [T,B,directions * H], the last state as hx."""
+        backward_reset = None
+        if reset is not None and self.bidirectional:
+            # An episode that begins at t is left between t and t - 1, on the way back.
+            backward_reset = torch.cat((reset[1:], torch.zeros_like(reset[:1])))
+        last: list[State] = []
+        cells: list[Tensor] = []
+        for layer in range(self.num_layers):
+            outputs = []
+            for suffix in ("", "_reverse") if self.bidirectional else ("",):
+                names = [n for n in ("weight_ih", "weight_hh", "bias_ih", "bias_hh") if self.bias or n[0] == "w"]
+                names += ["weight_hr"] if self.proj_size else []
+                weights = [getattr(self, f"{name}_l{layer}{suffix}") for name in names]
+                row = len(last)
+                y, state, c = self._run(
+                    x,
+                    tuple(h[row] for h in hx),
+                    weights,
+                    lengths,
+                    backward_reset if suffix else reset,
+                    None if reset_state is None else tuple(h[row] for h in reset_state),
+                    bool(suffix),
+                    return_cells,
+                )
+                outputs.append(y)
+                last.append(state)
+                cells += [] if c is None else [c]
+            x = torch.cat(outputs, -1) if self.bidirectional else outputs[0]
+            if layer < self.num_layers - 1:
+                x = torch.nn.functional.dropout(x, self.dropout, self.training)
+        return x, tuple(torch.stack(s) for s in zip(*last, strict=True)), cells

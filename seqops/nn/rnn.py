@@ -1,0 +1,116 @@
+"""torch.nn.RNN and torch.nn.RNNCell, on seqops' ops."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import RNNCellBase
+from torch.nn.utils.rnn import PackedSequence
+
+from ..ops.rnn import rnn, rnn_cell
+from ._cells import check_cell_input
+from ._recurrent import Recurrent, State
+
+__all__ = ["RNN", "RNNCell"]
+
+
+class RNN(Recurrent):
+    """`torch.nn.RNN`: the same constructor, forward, parameters, initialisation and errors, `lengths=` and `reset=`.
+
+    Subclasses torch.nn.RNNBase, not torch.nn.RNN, which torch.compile does not trace whole.
+
+    Shapes: input [T, B, I], or [B, T, I] with batch_first, or [T, I] unbatched, or a PackedSequence;
+    hx [num_layers * num_directions, B, H]; output [T, B, num_directions * H] in the input's layout; h_n as hx.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        if "proj_size" in kwargs:
+            raise ValueError("proj_size argument is only supported for LSTM, not RNN or GRU")
+        if len(args) > 3:
+            self.nonlinearity, args = args[3], (*args[:3], *args[4:])
+        else:
+            self.nonlinearity = kwargs.pop("nonlinearity", "tanh")
+        if self.nonlinearity not in ("tanh", "relu"):
+            raise ValueError(f"Unknown nonlinearity '{self.nonlinearity}'. Select from 'tanh' or 'relu'.")
+        super().__init__(f"RNN_{self.nonlinearity.upper()}", *args, **kwargs)
+
+    def forward(
+        self,
+        input: Tensor | PackedSequence,
+        hx: Tensor | None = None,
+        *,
+        lengths: Tensor | Sequence[int] | None = None,
+        reset: Tensor | None = None,
+        reset_state: Tensor | None = None,
+    ) -> tuple[Any, Tensor]:
+        """Runs all layers and directions.
+
+        Args:
+            input, hx: as in torch.nn.RNN.
+            lengths: int [B] in 0..T, in any order, for a padded batch: what a PackedSequence says, without packing.
+            reset: bool [T, B] ([B, T] with batch_first): where True a new episode begins, whose first state is
+                `reset_state`, or zero; in neither direction does the state pass from one to another.
+            reset_state: as hx.
+
+        Returns:
+            (output, h_n); output is packed where the input is, and 0 beyond an item's length.
+        """
+        output, (h_n,), _ = self._forward(
+            input,
+            None if hx is None else (hx,),
+            lengths,
+            reset,
+            None if reset_state is None else (reset_state,),
+        )
+        return output, h_n
+
+    def _run(
+        self,
+        x: Tensor,
+        state: State,
+        weights: list[Tensor],
+        lengths: Tensor | Sequence[int] | None,
+        reset: Tensor | None,
+        reset_state: State | None,
+        reverse: bool,
+        return_cells: bool,
+    ) -> tuple[Tensor, State, None]:
+        y, h = rnn(
+            x,
+            *state,
+            *weights,
+            nonlinearity="tanh" if self.mode == "RNN_TANH" else "relu",
+            lengths=lengths,
+            reset=reset,
+            reset_state=None if reset_state is None else reset_state[0],
+            reverse=reverse,
+        )
+        return y, (h,), None
+
+
+class RNNCell(RNNCellBase):
+    """`torch.nn.RNNCell`: the same constructor, forward, parameters, initialisation and errors."""
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        nonlinearity: str = "tanh",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__(input_size, hidden_size, bias, num_chunks=1, device=device, dtype=dtype)
+        self.nonlinearity = nonlinearity
+
+    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
+        """input [B, I] or [I], hx [B, H] or [H] (zeros where None) -> h' as hx."""
+        if self.nonlinearity not in ("tanh", "relu"):
+            raise RuntimeError(f"Unknown nonlinearity: {self.nonlinearity}")
+        x, (h,) = check_cell_input("RNNCell", input, None if hx is None else (hx,), (self.hidden_size,))
+        weights = (self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
+        h = rnn_cell(x, h, *weights, nonlinearity=self.nonlinearity)
+        return h if input.dim() == 2 else h.squeeze(0)

@@ -1,0 +1,83 @@
+"""What the recurrent ops' public functions and autograd Functions share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ._checks import check_device, check_lengths, check_shape
+
+__all__ = ["before", "check_sequence", "check_weights", "input_gradients", "without_padding"]
+
+
+def check_weights(
+    op: str, gates: int, H: int, I: int, P: int, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor | None, b_hh: Tensor | None
+) -> None:
+    check_shape(op, "w_ih", w_ih, (gates * H, I))
+    check_shape(op, "w_hh", w_hh, (gates * H, P))
+    for name, bias in (("b_ih", b_ih), ("b_hh", b_hh)):
+        if bias is not None:
+            check_shape(op, name, bias, (gates * H,))
+
+
+def check_sequence(
+    op: str, x: Tensor, lengths: Tensor | Sequence[int] | None, reset: Tensor | None, has_reset_state: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """lengths as int32 [B], and reset as bool [T,B] that is False beyond each item's length."""
+    T, B, _ = x.shape
+    lengths = check_lengths(op, lengths, B, T, x.device)
+    if reset is None:
+        if has_reset_state:
+            raise ValueError(f"{op}: reset_state must be None where reset is None")
+        return lengths, None
+    check_shape(op, "reset", reset, (T, B))
+    if reset.dtype != torch.bool:
+        raise TypeError(f"{op}: reset must be bool, got {reset.dtype}")
+    check_device(op, "reset", reset, "x", x)
+    if lengths is not None:
+        reset = reset & (torch.arange(T, device=x.device)[:, None] < lengths)
+    return lengths, reset
+
+
+def before(
+    states: Tensor,
+    first: Tensor,
+    lengths: Tensor | None,
+    reset: Tensor | None,
+    reset_state: Tensor | None,
+    reverse: bool,
+) -> Tensor:
+    """The state before each step, [T,B,H], from those after each step and the first."""
+    T = states.shape[0]
+    shifted = torch.cat((states[1:], first[None]) if reverse else (first[None], states[:-1]))[:T]
+    if reverse and lengths is not None:
+        starts = torch.arange(T, device=lengths.device)[:, None] == lengths - 1
+        shifted = torch.where(starts[:, :, None], first, shifted)
+    if reset is not None:
+        shifted = torch.where(reset[:, :, None], 0 if reset_state is None else reset_state, shifted)
+    return shifted
+
+
+def without_padding(lengths: Tensor | None, *tensors: Tensor) -> tuple[Tensor, ...]:
+    """Tensors [T,B,...], 0 beyond each item's length: a product with a zero gradient would not remove NaN there."""
+    if lengths is None:
+        return tensors
+    ended = (torch.arange(tensors[0].shape[0], device=lengths.device)[:, None] >= lengths)[:, :, None]
+    return tuple(t.masked_fill(ended, 0) for t in tensors)
+
+
+def input_gradients(
+    needs: Sequence[bool], dgx: Tensor, dgh: Tensor, x: Tensor, h_prev: Tensor, w_ih: Tensor
+) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+    """Of x, w_ih, w_hh, b_ih, b_hh, where needed, from those of the pre-activations' two parts."""
+    need_x, need_w_ih, need_w_hh, need_b_ih, need_b_hh = needs
+    db_ih = dgx.sum((0, 1)) if need_b_ih else None
+    return (
+        dgx @ w_ih if need_x else None,
+        dgx.flatten(0, 1).t() @ x.flatten(0, 1) if need_w_ih else None,
+        dgh.flatten(0, 1).t() @ h_prev.flatten(0, 1) if need_w_hh else None,
+        db_ih,
+        (db_ih if dgh is dgx and db_ih is not None else dgh.sum((0, 1))) if need_b_hh else None,
+    )
