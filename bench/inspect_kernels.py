@@ -42,7 +42,7 @@ from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
 import seqops.kernels
-from seqops.kernels import additive_attention, beam_topk, config, gru
+from seqops.kernels import additive_attention, beam_topk, config, gru, lstm, recurrent
 
 # Shared memory that one program can have, in bytes, and multiprocessors.
 SHARED_LIMIT = {"80": 166912, "86": 101376, "90": 232448, "100": 232448, "gfx942": 65536}
@@ -100,14 +100,18 @@ class Recorder:
         return lambda *arguments, **options: self.launches.append((grid, arguments, options))
 
 
-def largest_walk(table: Any, cfg: Any, dtype: torch.dtype, H: int, target: str) -> tuple[int, dict[str, Any]]:
+def largest_walk(
+    table: Any, cell: str, cfg: Any, dtype: torch.dtype, H: int, target: str
+) -> tuple[int, dict[str, Any]]:
     """The launcher's largest grid for a recurrent kernel, over a batch that would fill the chip, and its options."""
     recorder = Recorder()
     like = SimpleNamespace(is_cuda=True, device=torch.device("cpu"), dtype=dtype)
     limits = (shared_limit(target), MULTIPROCESSORS[target])
     B = cfg.block_b * MULTIPROCESSORS[target]
-    with mock.patch.multiple(gru, resident_limits=lambda device: limits, device_guard=lambda tensor: nullcontext()):
-        gru._walk(recorder, (), table, 2, B, H, False, like)
+    with mock.patch.multiple(
+        recurrent, resident_limits=lambda device: limits, device_guard=lambda tensor: nullcontext()
+    ):
+        recurrent._walk(recorder, (), table, cell, 2, B, H, False, like)
     grid, _, options = max(recorder.launches, key=lambda launch: math.prod(launch[0]))
     return math.prod(grid), options
 
@@ -117,34 +121,49 @@ def shared_limit(target: str) -> int:
     return 0 if target.startswith("gfx") else SHARED_LIMIT[target]
 
 
-def gru_launches(target: str, max_hidden: int) -> Iterator[Launch]:
-    """What `kernels.gru` launches on the target for the hidden size of each row, and for one beyond the tables."""
-    tables = ((gru.gru_sequence_fwd_kernel, config.GRU_FWD), (gru.gru_sequence_bwd_kernel, config.GRU_BWD))
-    pointers = {"gx_ptr", "h0_ptr", "w_hh_ptr", "b_hh_ptr", "y_ptr", "dgx_ptr", "dgh_ptr", "grad_y_ptr"}
+def recurrent_launches(target: str, max_hidden: int) -> Iterator[Launch]:
+    """What the recurrent ops launch for the hidden size of each row, for a small one, and for one beyond the tables.
+
+    With all that a walk can have: lengths, resets, the gradients of cells and of the state that resets put in place.
+    """
+    forward, backward = recurrent.recurrent_fwd_kernel, recurrent.recurrent_bwd_kernel
+    walks = (
+        *((forward, config.RNN_FWD, cell) for cell in ("tanh", "relu")),
+        (backward, config.RNN_BWD, "tanh"),
+        (forward, config.GRU_FWD, "gru"),
+        (backward, config.GRU_BWD, "gru"),
+        (forward, config.LSTM_FWD, "lstm"),
+        (backward, config.LSTM_BWD, "lstm"),
+    )
+    fixed = {"state_ptr": "*fp32", "by_reset_ptr": "*fp32", "lengths_ptr": "*i32", "reset_ptr": "*u8"}
+    fixed |= dict.fromkeys(recurrent.RUN_TIME, "i32")
     memory = shared_limit(target)
-    for (kernel, table), (name, dtype) in itertools.product(tables, DTYPES.items()):
-        sizes = [row.max_h for row in table if row.itemsize == dtype.itemsize] + [4096]
-        picks = {H: config.recurrent(table, dtype, H, 3, memory, MULTIPROCESSORS[target]) for H in sizes}
+    for (kernel, table, cell), (name, dtype) in itertools.product(walks, DTYPES.items()):
+        gates = recurrent.GATES[cell]
+        # What only some cells have.
+        absent = {"barrier_ptr"} | ({"aux_ptr"} if gates == 1 else set())
+        absent |= set() if cell == "lstm" else {"cells_ptr", "grad_cells_ptr"}
+        absent |= set() if cell == "gru" else {"b_hh_ptr"}
+        pointers = [n for n in kernel.arg_names if n.endswith("_ptr") and n not in fixed and n not in absent]
+        sizes = [32, *(row.max_h for row in table if row.itemsize == dtype.itemsize), 4096]
+        picks = {H: config.recurrent(table, dtype, H, gates, memory, MULTIPROCESSORS[target]) for H in sizes}
         for H, cfg in picks.items():
             if cfg.resident and max_hidden < H:
                 continue
-            types = {n: f"*{name}" for n in kernel.arg_names if n in pointers}
-            types |= {"state_ptr": "*fp32", "b0": "i32", "step0": "i32", "STEPS": "i32", "T": "i32", "B": "i32"}
-            if "lengths_ptr" in kernel.arg_names:
-                types["lengths_ptr"] = "*i32"
-            grid, options = largest_walk(table, cfg, dtype, H, target)
+            types = dict.fromkeys(pointers, f"*{name}") | {n: t for n, t in fixed.items() if n in kernel.arg_names}
+            grid, options = largest_walk(table, cell, cfg, dtype, H, target)
             constants = {n: options[n] for n in kernel.arg_names if n in options}
             if constants["BARRIER"]:
                 types["barrier_ptr"] = "*i32"
             cooperative = grid if options.get("launch_cooperative_grid") else 0
-            label = f"{name} H={H} {'persistent' if cfg.resident else 'step'}"
+            label = f"{cell} {name} H={H} {'persistent' if cfg.resident else 'step'}"
             yield Launch(kernel, label, types, constants, options["num_warps"], cfg, cooperative)
-    tile = config.GRU_FACTORS
-    for name in DTYPES:
-        types = {"gx_ptr": f"*{name}", "gh_ptr": f"*{name}", "h_prev_ptr": f"*{name}", "lengths_ptr": "*i32"}
-        types |= {"N": "i32", "B": "i32"}
-        constants = {"H": 1024, "BLOCK_N": tile.block_n, "BLOCK_H": tile.block_h}
-        yield Launch(gru.gru_factors_kernel, f"{name} H=1024", types, constants, tile.num_warps, tile)
+    for kernel, tile in ((gru.gru_factors_kernel, config.GRU_FACTORS), (lstm.lstm_factors_kernel, config.LSTM_FACTORS)):
+        for name in DTYPES:
+            types = {n: f"*{name}" for n in kernel.arg_names if n.endswith("_ptr")}
+            types |= {"lengths_ptr": "*i32", "N": "i32", "B": "i32"}
+            constants = {"H": 1024, "BLOCK_N": tile.block_n, "BLOCK_H": tile.block_h}
+            yield Launch(kernel, f"{name} H=1024", types, constants, tile.num_warps, tile)
 
 
 def attention_launches() -> Iterator[Launch]:
@@ -191,7 +210,7 @@ def beam_launches() -> Iterator[Launch]:
 
 
 def launches(target: str, max_hidden: int) -> Iterator[Launch]:
-    yield from gru_launches(target, max_hidden)
+    yield from recurrent_launches(target, max_hidden)
     yield from attention_launches()
     yield from beam_launches()
 
@@ -445,6 +464,8 @@ def inspect(launch: Launch, target: str, compiled: Any) -> Result:
         # How many programs an AMD GPU holds is not known here: none may wait there.
         available = (held or 0) * MULTIPROCESSORS[target]
         resident = f"{launch.cooperative}/{available}"
+        if not re.search(r"\b(ld|atom)\.[\w.]*acquire", compiled.asm["ptx"]):
+            problems.append("no barrier: programs do not wait for one another")
         if not launch.cooperative:
             problems.append("waits at a barrier, but the grid is not a cooperative one")
         if launch.cooperative > available:

@@ -1,6 +1,6 @@
 """Sweeps launch configurations on the GPU at hand, and tells which rows of kernels/config.py should change.
 
-    python bench/tune.py [--op gru|additive_attention|beam_topk] [--minutes M] [--out DIR] [--write] [--dry-run]
+    python bench/tune.py [--op OP] [--minutes M] [--out DIR] [--write] [--dry-run]
 
 A candidate takes the place of a row. Its op's outputs and gradients are compared with the reference in float64; then
 the kernels that read the row are timed, in turn with the present row, so that a drift of the clocks meets both. What
@@ -40,19 +40,22 @@ if __name__ == "__main__":
 
 import torch
 
-from seqops.bench import bench_additive_attention, bench_beam_topk, bench_gru, harness, recurrent
+from seqops.bench import bench_additive_attention, bench_beam_topk, bench_gru, bench_lstm, bench_rnn, harness, recurrent
 from seqops.bench.harness import Problem
 from seqops.kernels import config
 
 __all__ = ["Candidate", "main"]
 
-BENCHES = {b.BENCH.op: b.BENCH for b in (bench_gru, bench_additive_attention, bench_beam_topk)}
+BENCHES = {b.BENCH.op: b.BENCH for b in (bench_rnn, bench_gru, bench_lstm, bench_additive_attention, bench_beam_topk)}
+# The recurrent ops, and how many gates each has.
+GATES = {"rnn": 1, "gru": 3, "lstm": 4}
 # The kernels that read a table, in forward and in backward.
 KERNELS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "GRU_FWD": (("gru_sequence_fwd_kernel",), ()),
-    "GRU_BWD": ((), ("gru_sequence_bwd_kernel",)),
+    **{f"{op.upper()}_FWD": (("recurrent_fwd_kernel",), ()) for op in GATES},
+    **{f"{op.upper()}_BWD": ((), ("recurrent_bwd_kernel",)) for op in GATES},
     "GRU_FACTORS": ((), ("gru_factors_kernel",)),
-    "STREAMING": (("gru_sequence_fwd_kernel",), ("gru_sequence_bwd_kernel",)),
+    "LSTM_FACTORS": ((), ("lstm_factors_kernel",)),
+    "STREAMING": (("recurrent_fwd_kernel",), ("recurrent_bwd_kernel",)),
     "ADDITIVE_ATTENTION_FWD": (("additive_attention_scores_kernel",), ()),
     "ADDITIVE_ATTENTION_BWD": ((), ("additive_attention_dquery_kernel", "additive_attention_dkeys_kernel")),
     "ADDITIVE_ATTENTION_SOFTMAX": (("additive_attention_softmax_kernel",), ()),
@@ -158,28 +161,31 @@ def dtype_of(problem: Problem) -> torch.dtype:
     return dtype
 
 
-def picked(table: tuple[config.RecurrentRow, ...], problem: Problem, chip: Chip) -> config.RecurrentConfig:
-    """The config with which the GRU's launcher walks the problem on the chip."""
+def picked(table: tuple[config.RecurrentRow, ...], op: str, problem: Problem, chip: Chip) -> config.RecurrentConfig:
+    """The config with which the recurrent ops' launcher walks the problem on the chip."""
     memory = 0 if problem.size["T"] == 1 else chip.memory  # as it says
-    return config.recurrent(table, dtype_of(problem), problem.size["H"], 3, memory, chip.multiprocessors)
+    return config.recurrent(table, dtype_of(problem), problem.size["H"], GATES[op], memory, chip.multiprocessors)
 
 
-def gru_slots(chip: Chip) -> Iterator[Slot]:
-    """Each row with the benchmark's problems that it serves; STREAMING with what is too large for the rows."""
-    problems = in_order(bench_gru.BENCH.gpu)
-    for table in ("GRU_FWD", "GRU_BWD"):
-        rows, own = getattr(config, table), [p for p in problems if KERNELS[table][p.training]]
-        for i, row in enumerate(rows):
-            served = tuple(p for p in own if picked(rows, p, chip) is row.config)
-            yield Slot("gru", table, i, f"itemsize={row.itemsize} H<={row.max_h}", row.config, served)
-    quick = tuple(p for p in problems if p.quick and p.training)
-    yield Slot("gru", "GRU_FACTORS", None, "", config.GRU_FACTORS, quick)
+def recurrent_slots(chip: Chip) -> Iterator[Slot]:
+    """Each row with the benchmark's problems that it serves; STREAMING with what is too large for the GRU's rows."""
+    for op in GATES:
+        problems = in_order(BENCHES[op].gpu)
+        for table in (f"{op.upper()}_FWD", f"{op.upper()}_BWD"):
+            rows, own = getattr(config, table), [p for p in problems if KERNELS[table][p.training]]
+            for i, row in enumerate(rows):
+                served = tuple(p for p in own if picked(rows, op, p, chip) is row.config)
+                yield Slot(op, table, i, f"itemsize={row.itemsize} H<={row.max_h}", row.config, served)
+        quick = tuple(p for p in problems if p.quick and p.training)
+        if f"{op.upper()}_FACTORS" in KERNELS:
+            factors = f"{op.upper()}_FACTORS"
+            yield Slot(op, factors, None, "", getattr(config, factors), quick)
     for itemsize, dtype, large in ((2, "bfloat16", 4096), (4, "float32", 2048)):
         # All steps are alike, so few are enough; one step is a decoder's.
         shapes = ((1, 1024, False), (32, large, False), (32, large, True))
         own = [on_gpu(recurrent.problem(T, 64, H, dtype, training)) for T, H, training in shapes]
         present, rows = config.STREAMING[itemsize], (config.GRU_FWD, config.GRU_BWD)
-        served = tuple(p for p in own if picked(rows[p.training], p, chip) is present)
+        served = tuple(p for p in own if picked(rows[p.training], "gru", p, chip) is present)
         yield Slot("gru", "STREAMING", itemsize, f"itemsize={itemsize}", present, served)
 
 
@@ -199,7 +205,7 @@ def beam_slots() -> Iterator[Slot]:
 
 def slots(chip: Chip, op: str | None = None) -> list[Slot]:
     """All rows of kernels.config, or one op's; without problems where the chip does not read the row."""
-    return [slot for slot in (*gru_slots(chip), *attention_slots(), *beam_slots()) if op in (None, slot.op)]
+    return [slot for slot in (*recurrent_slots(chip), *attention_slots(), *beam_slots()) if op in (None, slot.op)]
 
 
 def in_order(problems: Iterable[Problem]) -> list[Problem]:
@@ -217,22 +223,22 @@ def on_gpu(problem: Problem) -> Problem:
 def recurrent_grid(slot: Slot, chip: Chip) -> Iterator[Config]:
     """Tiles of at most 64 rows whose weights stay on the chip for the row's largest hidden size."""
     assert slot.key is not None
-    row = getattr(config, slot.table)[slot.key]
+    row, gates = getattr(config, slot.table)[slot.key], GATES[slot.op]
     steps = powers(64 // row.itemsize, 512 // row.itemsize)
     for b, h, k, warps in itertools.product((16, 32, 64), (8, 16, 32, 64), steps, (4, 8)):
         own = config.RecurrentConfig(b, h, k, warps)
-        compiles = 3 * row.max_h <= UNROLLED * k
+        compiles = gates * row.max_h <= UNROLLED * k
         if row.itemsize == 4:
-            compiles &= 3 * row.max_h * b * h <= UNROLLED_FP32 * 32 * warps
+            compiles &= gates * row.max_h * b * h <= UNROLLED_FP32 * 32 * warps
         fills = k <= row.max_h and 32 * warps <= b * h <= 16 * 32 * warps
-        if compiles and fills and stays(dataclasses.replace(row, config=own), chip):
+        if compiles and fills and stays(dataclasses.replace(row, config=own), gates, chip):
             yield own
 
 
-def stays(row: config.RecurrentRow, chip: Chip) -> bool:
+def stays(row: config.RecurrentRow, gates: int, chip: Chip) -> bool:
     """Whether the row's weights stay on the chip for its largest hidden size."""
     dtype = {2: torch.bfloat16, 4: torch.float32}[row.itemsize]
-    return config.recurrent((row,), dtype, row.max_h, 3, chip.memory, chip.multiprocessors) is row.config
+    return config.recurrent((row,), dtype, row.max_h, gates, chip.memory, chip.multiprocessors) is row.config
 
 
 def streaming_grid(slot: Slot, chip: Chip) -> Iterator[Config]:
@@ -279,9 +285,9 @@ def beam_grid(slot: Slot, chip: Chip) -> Iterator[Config]:
 
 
 GRIDS: dict[str, Callable[[Slot, Chip], Iterator[Config]]] = {
-    "GRU_FWD": recurrent_grid,
-    "GRU_BWD": recurrent_grid,
+    **{f"{op.upper()}_{which}": recurrent_grid for op in GATES for which in ("FWD", "BWD")},
     "GRU_FACTORS": factors_grid,
+    "LSTM_FACTORS": factors_grid,
     "STREAMING": streaming_grid,
     "ADDITIVE_ATTENTION_FWD": attention_grid,
     "ADDITIVE_ATTENTION_BWD": attention_grid,
@@ -358,11 +364,13 @@ class Stopwatch:
 
     @contextlib.contextmanager
     def watching(self, slot: Slot, problem: Problem) -> Iterator[None]:
-        module = importlib.import_module(f"seqops.kernels.{slot.op}")
-        watched: dict[str, Any] = {
-            n: Watched(getattr(module, n), self.before, self.after) for n in slot.kernels(problem)
-        }
-        with mock.patch.multiple(module, **watched):
+        with contextlib.ExitStack() as patches:
+            for name in slot.kernels(problem):
+                # The recurrent ops share their walk.
+                module = "recurrent" if name.startswith("recurrent") else slot.op
+                place = importlib.import_module(f"seqops.kernels.{module}")
+                watched = Watched(getattr(place, name), self.before, self.after)
+                patches.enter_context(mock.patch.object(place, name, watched))
             yield
 
 

@@ -14,6 +14,11 @@ __all__ = [
     "GRU_BWD",
     "GRU_FACTORS",
     "GRU_FWD",
+    "LSTM_BWD",
+    "LSTM_FACTORS",
+    "LSTM_FWD",
+    "RNN_BWD",
+    "RNN_FWD",
     "AttentionConfig",
     "BeamTopKConfig",
     "ElementwiseConfig",
@@ -58,9 +63,9 @@ class ElementwiseConfig:
 # Chosen from the compile matrix (no spills, shared memory), not yet from measurements.
 GRU_FWD = (
     RecurrentRow(2, 256, RecurrentConfig(16, 16, 64, 4)),
-    RecurrentRow(2, 768, RecurrentConfig(16, 16, 64, 4)),
+    RecurrentRow(2, 768, RecurrentConfig(16, 16, 128, 4)),
     RecurrentRow(2, 1024, RecurrentConfig(32, 16, 128, 4)),
-    RecurrentRow(2, 2048, RecurrentConfig(16, 16, 128, 4)),
+    RecurrentRow(2, 2048, RecurrentConfig(16, 16, 64, 8)),
     RecurrentRow(4, 256, RecurrentConfig(16, 8, 32, 4)),
     RecurrentRow(4, 1024, RecurrentConfig(32, 8, 64, 4)),
 )
@@ -70,14 +75,41 @@ GRU_BWD = (
     RecurrentRow(2, 1024, RecurrentConfig(32, 16, 128, 4)),
     RecurrentRow(2, 2048, RecurrentConfig(32, 16, 64, 8)),
     RecurrentRow(4, 256, RecurrentConfig(16, 16, 32, 4)),
-    RecurrentRow(4, 1024, RecurrentConfig(32, 8, 64, 4)),
+    RecurrentRow(4, 1024, RecurrentConfig(16, 8, 64, 4)),
+)
+LSTM_FWD = (
+    RecurrentRow(2, 256, RecurrentConfig(16, 16, 64, 4)),
+    RecurrentRow(2, 768, RecurrentConfig(16, 16, 64, 4)),
+    RecurrentRow(2, 1024, RecurrentConfig(16, 16, 128, 4)),
+    RecurrentRow(4, 256, RecurrentConfig(16, 8, 32, 4)),
+    RecurrentRow(4, 1024, RecurrentConfig(16, 8, 64, 4)),
+)
+LSTM_BWD = (
+    RecurrentRow(2, 256, RecurrentConfig(16, 16, 64, 4)),
+    RecurrentRow(2, 768, RecurrentConfig(16, 16, 128, 4)),
+    RecurrentRow(2, 1024, RecurrentConfig(32, 16, 128, 4)),
+    RecurrentRow(4, 256, RecurrentConfig(16, 8, 64, 4)),
+    RecurrentRow(4, 1024, RecurrentConfig(32, 8, 64, 8)),
+)
+RNN_FWD = (
+    RecurrentRow(2, 768, RecurrentConfig(16, 32, 64, 4)),
+    RecurrentRow(2, 2048, RecurrentConfig(32, 16, 128, 4)),
+    RecurrentRow(4, 256, RecurrentConfig(16, 16, 32, 4)),
+    RecurrentRow(4, 2048, RecurrentConfig(16, 16, 64, 4)),
+)
+RNN_BWD = (
+    RecurrentRow(2, 768, RecurrentConfig(16, 32, 64, 4)),
+    RecurrentRow(2, 2048, RecurrentConfig(32, 16, 128, 4)),
+    RecurrentRow(4, 256, RecurrentConfig(16, 16, 32, 4)),
+    RecurrentRow(4, 2048, RecurrentConfig(16, 16, 64, 4)),
 )
 # The rows of T*B and the hidden units that a program turns into factors for the backward.
 GRU_FACTORS = ElementwiseConfig(8, 128, 4)
+LSTM_FACTORS = ElementwiseConfig(4, 128, 4)
 # Reads the weights anew in each launch: any hidden size, any chip.
 STREAMING = {
-    2: RecurrentConfig(32, 32, 32, 4, resident=False),
-    4: RecurrentConfig(32, 16, 32, 4, resident=False),
+    2: RecurrentConfig(32, 16, 32, 4, resident=False),
+    4: RecurrentConfig(16, 16, 16, 4, resident=False),
 }
 
 

@@ -9,6 +9,7 @@ import torch
 from torch.nn.utils import parametrize
 
 from . import nn
+from .nn._recurrent import Recurrent
 
 __all__ = ["convert"]
 
@@ -45,6 +46,9 @@ def convert(model: torch.nn.Module, *, report: Callable[[str], Any] | None = pri
         if ours is not None:
             # A parametrized module has a class of its own, which holds the parametrized weights as properties.
             module.__class__ = _derive(cls, ours) if parametrized else ours
+            if parametrized and isinstance(module, Recurrent):
+                # torch's forward has left computed weights with their graph, which could not be copied.
+                module._init_flat_weights()
             said += f" -> seqops.nn.{ours.__name__}"
         elif isinstance(module, (*_OURS,)):
             said += " left as it is: a subclass"

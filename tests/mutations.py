@@ -21,14 +21,20 @@ import tempfile
 from dataclasses import dataclass
 
 ROOT = pathlib.Path(__file__).parents[1]
-KERNELS, CPU, OPS, NN = "kernels/gru.py", "seqops/cpu/gru.py", "seqops/ops/gru.py", "seqops/nn/gru.py"
+WALK, KERNELS, LSTM_KERNELS = "kernels/recurrent.py", "kernels/gru.py", "kernels/lstm.py"
+CPU, CPU_WALK, LSTM_CPU = "seqops/cpu/gru.py", "seqops/cpu/_recurrent.py", "seqops/cpu/lstm.py"
+OPS, SHARED, LSTM_OPS = "seqops/ops/gru.py", "seqops/ops/_recurrent.py", "seqops/ops/lstm.py"
+NN, LSTM_NN = "seqops/nn/_recurrent.py", "seqops/nn/lstm.py"
 ATTENTION, ATTENTION_CPU = "kernels/additive_attention.py", "seqops/cpu/additive_attention.py"
 ATTENTION_OPS = "seqops/ops/additive_attention.py"
 BEAM, SEARCH = "kernels/beam_topk.py", "seqops/decoding/beam_search.py"
 REGISTER, AUTOGRAD, CONFIG = "seqops/ops/_register.py", "seqops/ops/_autograd.py", "kernels/config.py"
 GRU_TESTS = "tests/test_gru.py tests/test_every_op.py -k gru"
 GRU_KERNEL_TESTS = "tests/test_gru.py tests/test_every_op.py -k 'gru and interpreter'"
-NN_TESTS = "tests/test_nn_gru.py"
+LSTM_TESTS = "tests/test_every_op.py -k 'lstm and cpu'"
+LSTM_KERNEL_TESTS = "tests/test_every_op.py -k 'lstm and interpreter'"
+RNN_KERNEL_TESTS = "tests/test_every_op.py -k 'rnn and interpreter'"
+NN_TESTS = "tests/test_nn_recurrent.py"
 ATTENTION_TESTS = "tests/test_additive_attention.py tests/test_every_op.py -k attention"
 ATTENTION_KERNEL_TESTS = "tests/test_additive_attention.py tests/test_every_op.py -k 'attention and interpreter'"
 BEAM_KERNEL_TESTS = "tests/test_beam_topk.py tests/test_every_op.py -k 'beam and interpreter'"
@@ -50,44 +56,69 @@ class Fault:
 
 
 FAULTS = [
-    # The GRU's kernels and launchers.
-    Fault("weights: mask of K dropped", KERNELS, "mask=(k[:, None] < K) & column_mask", "mask=(k[:, None] < K + 64) & column_mask", GRU_KERNEL_TESTS),
-    Fault("weights: mask of units dropped", KERNELS, "(k[:, None] < K) & column_mask[None, :]", "(k[:, None] < K)", GRU_KERNEL_TESTS),
-    Fault("hidden state: mask of K dropped", KERNELS, "mask = row_mask[:, None] & (k[None, :] < K)", "mask = row_mask[:, None] & (k[None, :] < K + 64)", GRU_KERNEL_TESTS, quick=True),
-    Fault("forward: swapped gate", KERNELS, "gx_z = tl.load(gx_ptrs + H,", "gx_z = tl.load(gx_ptrs + 2 * H,", GRU_KERNEL_TESTS),
-    Fault("forward: wrong sign", KERNELS, "n + z * (h - n)", "n - z * (h - n)", GRU_KERNEL_TESTS),
-    Fault("forward: padding not zeroed", KERNELS, "y = tl.where(active[:, None], h, 0.0)", "y = tl.where(active[:, None], h, h)", GRU_KERNEL_TESTS),
-    Fault("forward: padding not written", KERNELS, "tl.store(y_ptr + t * B * H + own, y, mask=mask)", "tl.store(y_ptr + t * B * H + own, y, mask=mask & active[:, None])", GRU_KERNEL_TESTS),
-    Fault("forward: reverse starts at T", KERNELS, "starts = t == length - 1", "starts = t == T - 1", GRU_KERNEL_TESTS),
-    Fault("forward: reads its own step", KERNELS, "before = t - 1", "before = t", GRU_KERNEL_TESTS),
-    Fault("forward: state not kept", KERNELS, "    tl.store(state_ptr + own, h, mask=mask)\n", "", GRU_KERNEL_TESTS),
-    Fault("forward: length not clamped", KERNELS, "tl.minimum(tl.load(lengths_ptr + rows, mask=row_mask, other=0), T)", "tl.load(lengths_ptr + rows, mask=row_mask, other=0)", "tests/test_gru.py -k clamped"),
-    Fault("forward: bias of n dropped", KERNELS, "gh_n + b_n[None, :]", "gh_n", GRU_KERNEL_TESTS),
-    Fault("forward: fp32 rounded to tf32", KERNELS, "input_precision=PRECISION", 'input_precision="tf32"', GRU_KERNEL_TESTS),
+    # The recurrent ops' kernels and launchers.
+    Fault("weights: mask of K dropped", WALK, "mask=(k[:, None] < K) & column_mask", "mask=(k[:, None] < K + 64) & column_mask", GRU_KERNEL_TESTS),
+    Fault("weights: mask of units dropped", WALK, "(k[:, None] < K) & column_mask[None, :]", "(k[:, None] < K)", GRU_KERNEL_TESTS),
+    Fault("hidden state: mask of K dropped", WALK, "mask = row_mask[:, None] & (k[None, :] < K)", "mask = row_mask[:, None] & (k[None, :] < K + 64)", GRU_KERNEL_TESTS, quick=True),
+    Fault("forward: swapped gate", WALK, "gx[0], gx[1], gx[2], gh[0]", "gx[1], gx[0], gx[2], gh[0]", GRU_KERNEL_TESTS),
+    Fault("forward: swapped weights", WALK, "tl.dot(h_k, w[i * GATES + g]", "tl.dot(h_k, w[i * GATES + (g + 1) % GATES]", GRU_KERNEL_TESTS),
+    Fault("forward: wrong sign", WALK, "new = n + z * (h - n)", "new = n - z * (h - n)", GRU_KERNEL_TESTS),
+    Fault("forward: padding not zeroed", WALK, "y = tl.where(active[:, None], h, 0.0)", "y = tl.where(active[:, None], h, h)", GRU_KERNEL_TESTS),
+    Fault("forward: padding not written", WALK, "tl.store(y_ptr + t * B * H + own, y, mask=mask)", "tl.store(y_ptr + t * B * H + own, y, mask=mask & active[:, None])", GRU_KERNEL_TESTS),
+    Fault("forward: reverse starts at T", WALK, "starts = t == length - 1", "starts = t == T - 1", GRU_KERNEL_TESTS),
+    Fault("forward: reads its own step", WALK, "before = t - 1", "before = t", GRU_KERNEL_TESTS),
+    Fault("forward: state not kept", WALK, "    tl.store(state_ptr + own, h, mask=mask)\n", "", GRU_KERNEL_TESTS),
+    Fault("forward: length not clamped", WALK, "tl.minimum(tl.load(lengths_ptr + rows, mask=row_mask, other=0), T)", "tl.load(lengths_ptr + rows, mask=row_mask, other=0)", "tests/test_gru.py -k clamped"),
+    Fault("forward: bias of n dropped", WALK, "gh[2] + bias[2][None, :]", "gh[2]", GRU_KERNEL_TESTS),
+    Fault("forward: fp32 rounded to tf32", WALK, "input_precision=PRECISION", 'input_precision="tf32"', GRU_KERNEL_TESTS),
+    Fault("forward: reset forgets the products", WALK, "h_ptrs = tl.where(fresh, reset_state_ptr + rows * H, h_ptrs)", "h_ptrs = h_ptrs", RNN_KERNEL_TESTS),
+    Fault("forward: reset forgets the carried state", WALK, "h = tl.where(fresh_mask, tl.load(reset_state_ptr + own", "h = tl.where(fresh_mask & False, tl.load(reset_state_ptr + own", GRU_KERNEL_TESTS),
+    Fault("forward: reset forgets the cell", WALK, "c = tl.where(fresh_mask, tl.load(c_ptrs", "c = tl.where(fresh_mask & False, tl.load(c_ptrs", LSTM_KERNEL_TESTS),
+    Fault("forward: relu of the other sign", WALK, "tl.where(a < 0.0, 0.0, a)", "tl.where(a > 0.0, 0.0, a)", RNN_KERNEL_TESTS),
+    Fault("forward: cells of padding kept", WALK, "kept = tl.where(active[:, None], c, 0.0)", "kept = tl.where(active[:, None], c, c)", "tests/test_properties.py -k 'lstm and interpreter'"),
     Fault("factors: term dropped", KERNELS, "by_r = by_n * gh_n * r * (1.0 - r)", "by_r = by_n * r * (1.0 - r)", GRU_KERNEL_TESTS),
     Fault("factors: padding does not pass the gradient on", KERNELS, "z = tl.where(active, z, 1.0)", "z = tl.where(active, z, 0.0)", GRU_KERNEL_TESTS),
     Fault("factors: store mask dropped", KERNELS, "tl.store(gx_ptr + gates + H, z.to(dtype), mask=mask)", "tl.store(gx_ptr + gates + H, z.to(dtype), mask=mask | True)", GRU_KERNEL_TESTS),
-    Fault("backward: reads past the last step", KERNELS, "dgh_mask = row_mask & (step > 0)", "dgh_mask = row_mask", GRU_KERNEL_TESTS, quick=True),
-    Fault("backward: direct path without z", KERNELS, "direct = z * dh", "direct = dh", GRU_KERNEL_TESTS),
-    Fault("backward: n's two gradients confused", KERNELS, "(by_n * dh).to(dtype)", "(by_gh_n * dh).to(dtype)", GRU_KERNEL_TESTS),
-    Fault("launcher: wrong first step", KERNELS, "first = dgh[T - 1 if reverse else 0]", "first = dgh[0]", GRU_KERNEL_TESTS),
-    Fault("launcher: ignored stride", KERNELS, "args = (gx, h0.contiguous(), w_hh.contiguous()", "args = (gx, h0.contiguous(), w_hh", GRU_KERNEL_TESTS),
-    Fault("launcher: a launch short", KERNELS, "for step0 in range(0, T, steps):", "for step0 in range(0, T - 1, steps):", GRU_KERNEL_TESTS),
-    # The GRU's Function, torch path and module.
-    Fault("Function: state before each step confused", OPS, "torch.cat((y[1:], h0[None]) if reverse", "torch.cat((y[1:], h0[None]) if not reverse", GRU_TESTS),
-    Fault("Function: NaN in padding reaches the weights", OPS, "x = x.masked_fill(ended, 0)", "x = x.masked_fill(ended, 0) + 0 * x", NN_TESTS),
-    Fault("Function: gradient of padding counted", OPS, "grad_y = grad_y.masked_fill(ended, 0)", "grad_y = grad_y.clone()", NN_TESTS),
-    Fault("Function: start in reverse forgotten", OPS, "torch.where((t == lengths - 1)[:, :, None], h0, h_prev)", "h_prev.clone()", GRU_TESTS),
-    Fault("Function: wrong factor of dw_hh", OPS, "@ h_prev.flatten(0, 1)", "@ y.flatten(0, 1)", GRU_TESTS),
-    Fault("torch path: z and 1 - z confused", CPU, "torch.lerp(n, h, z,", "torch.lerp(h, n, z,", GRU_TESTS),
-    Fault("torch path: padding not zeroed", CPU, "y.masked_fill_(~active, 0)", "y.masked_fill_(~active, 1)", GRU_TESTS),
-    Fault("torch path: padding has factors", CPU, "by_n.masked_fill_(ended, 0)", "by_n.masked_fill_(ended, 1)", GRU_TESTS),
-    Fault("torch path: output aliases output", CPU, "return y, h.clone()", "return y, h", TORCH_TESTS + " -k opcheck"),
-    Fault("module: reverse direction forgotten", NN, "reverse=bool(suffix)", "reverse=False", NN_TESTS, quick=True),
+    Fault("LSTM factors: derivative of tanh", LSTM_KERNELS, "by_c = o * (1.0 - tanh_c * tanh_c)", "by_c = o * (1.0 - tanh_c)", LSTM_KERNEL_TESTS),
+    Fault("LSTM factors: cell after in place of before", LSTM_KERNELS, "by_f = c_prev * f", "by_f = tanh_c * f", LSTM_KERNEL_TESTS),
+    Fault("backward: reads past the last step", WALK, "dg_mask = row_mask & (step > 0)", "dg_mask = row_mask", GRU_KERNEL_TESTS, quick=True),
+    Fault("backward: direct path without z", WALK, "direct = z * dh", "direct = dh", GRU_KERNEL_TESTS),
+    Fault("backward: n's two gradients confused", WALK, "(by_n * dh).to(dtype)", "(by[2] * dh).to(dtype)", GRU_KERNEL_TESTS),
+    Fault("backward: dc does not pass the forget gate", WALK, "dc *= tl.load(aux_ptrs + H", "dc *= 1.0 + 0.0 * tl.load(aux_ptrs + H", LSTM_KERNEL_TESTS),
+    Fault("backward: gradient of cells ignored", WALK, "if grad_cells_ptr is not None:", "if False:", "tests/test_properties.py -k 'lstm and interpreter'"),
+    Fault("backward: reset lets the gradient through", WALK, "passed = tl.where(fresh, 0.0, passed)", "passed = tl.where(fresh, passed, passed)", RNN_KERNEL_TESTS),
+    Fault("backward: reset state's gradient not gathered", WALK, "by_reset_h += tl.where(fresh, passed, 0.0)", "by_reset_h += 0.0", RNN_KERNEL_TESTS),
+    Fault("backward: padding stops the gradient", WALK, "direct = tl.where(active, 0.0, dh)\n        elif", "direct = tl.where(active, 0.0, 0.0)\n        elif", "tests/test_properties.py -k 'lstm and interpreter'"),
+    Fault("launcher: wrong first step", WALK, "first = T - 1 if reverse else 0", "first = 0", GRU_KERNEL_TESTS),
+    Fault("launcher: ignored stride", WALK, "            w_hh.contiguous(),\n            _plain(b_hh)", "            w_hh,\n            _plain(b_hh)", GRU_KERNEL_TESTS),
+    Fault("launcher: a launch short", WALK, "for step0 in range(0, T, steps):", "for step0 in range(0, T - 1, steps):", GRU_KERNEL_TESTS),
+    Fault("launcher: reset at the first step passes to h0", WALK, "state.masked_fill_(began, 0.0)", "state.masked_fill_(began & False, 0.0)", RNN_KERNEL_TESTS),
+    Fault("barrier: missing", WALK, "        if BARRIER:\n            grid_barrier(barrier_ptr + g_b, (step - step0 + 1) * G_H)\n    tl.store(state_ptr + own, h, mask=mask)", "    tl.store(state_ptr + own, h, mask=mask)", COMPILE_TESTS),
+    # Their Functions, torch paths and modules.
+    Fault("Function: state before each step confused", SHARED, "torch.cat((states[1:], first[None]) if reverse", "torch.cat((states[1:], first[None]) if not reverse", GRU_TESTS),
+    Fault("Function: NaN in padding reaches the weights", SHARED, "t.masked_fill(ended, 0) for t in tensors", "t.masked_fill(ended, 0) + 0 * t for t in tensors", NN_TESTS),
+    Fault("Function: start in reverse forgotten", SHARED, "torch.where(starts[:, :, None], first, shifted)", "shifted.clone()", GRU_TESTS),
+    Fault("Function: reset forgotten in the weights' gradient", SHARED, "torch.where(reset[:, :, None], 0 if reset_state is None else reset_state, shifted)", "shifted.clone()", GRU_TESTS),
+    Fault("Function: wrong factor of dw_hh", SHARED, "@ h_prev.flatten(0, 1)", "@ dgh.flatten(0, 1)[:, : h_prev.shape[2]]", GRU_TESTS),
+    Fault("Function: reset beyond an item's length", SHARED, "reset = reset & (torch.arange(T, device=x.device)[:, None] < lengths)", "reset = reset.clone()", "tests/test_properties.py -k gru"),
+    Fault("Function: Cho's r * h forgotten", OPS, "@ rh.flatten(0, 1)", "@ h_prev.flatten(0, 1)", GRU_TESTS),
+    Fault("torch path: z and 1 - z confused", CPU, "torch.lerp(n[t], h, z[t]", "torch.lerp(h, n[t], z[t]", GRU_TESTS),
+    Fault("torch path: padding not zeroed", CPU, "    mask_ended(lengths, y)\n", "", GRU_TESTS),
+    Fault("torch path: padding has factors", CPU, "    mask_ended(lengths, dgx)\n", "", NN_TESTS),
+    Fault("torch path: output aliases output", CPU, "return y, h_n.clone(),", "return y, h_n,", TORCH_TESTS + " -k opcheck"),
+    Fault("torch path: ended items walk on", CPU_WALK, "new = tuple(torch.where(active[t], n, s) for n, s in zip(new, state, strict=True))", "new = tuple(new)", GRU_TESTS),
+    Fault("torch path: reset lets the gradient through", CPU_WALK, "new = tuple(n.masked_fill(reset[t], 0) for n in new)", "new = tuple(new)", GRU_TESTS, quick=True),
+    Fault("torch path: input and forget gate confused", LSTM_CPU, "sigmoid_slope(g, i, grad_input=dg[:, :, 0])", "sigmoid_slope(g, f, grad_input=dg[:, :, 0])", LSTM_TESTS),
+    Fault("torch path: projection's gradient without tanh", LSTM_CPU, "m = o * tanh_c", "m = o * cells", LSTM_TESTS),
+    Fault("oneDNN's LSTM: reverse forgotten", LSTM_OPS, "x = x.flip(0) if reverse else x", "x = x.clone()", "tests/test_properties.py -k 'lstm and cpu'"),
+    Fault("module: reverse direction forgotten", NN, "bool(suffix)", "False", NN_TESTS, quick=True),
+    Fault("module: episodes leak backwards", NN, "backward_reset if suffix else reset", "reset", NN_TESTS),
     Fault("module: dropout on the last layer", NN, "if layer < self.num_layers - 1:", "if layer < self.num_layers:", NN_TESTS),
-    Fault("module: packed order not restored", NN, "self.permute_hidden(h_n, unsorted_indices)", "self.permute_hidden(h_n, sorted_indices)", NN_TESTS),
+    Fault("module: packed order not restored", NN, "state = tuple(s.index_select(1, unsorted_indices) for s in state)", "state = tuple(state)", NN_TESTS),
+    Fault("module: projection taken for a bias", LSTM_NN, "w_hr = weights.pop() if self.proj_size else None", "w_hr = weights.pop(0) if self.proj_size else None", NN_TESTS),
+    Fault("convert: subclasses changed too", "seqops/convert.py", "ours = _OURS.get(theirs)", "ours = next((o for t, o in _OURS.items() if issubclass(theirs, t)), None)", "tests/test_convert.py"),
     # What all ops share.
-    Fault("a tensor held beside the saved ones", OPS, "ctx.reverse = reverse", "ctx.reverse, ctx.y = reverse, y", GRU_TESTS, quick=True),
+    Fault("a tensor held beside the saved ones", OPS, "ctx.reverse, ctx.reset_after = reverse, reset_after", "ctx.reverse, ctx.reset_after, ctx.y = reverse, reset_after, y", GRU_TESTS, quick=True),
     Fault("Function: gradient asked for another input", OPS, "need_x, need_h0, need_w_ih", "need_h0, need_x, need_w_ih", GRU_TESTS),
     Fault("no Tensor is no error", "seqops/ops/_checks.py", "if not isinstance(tensor, Tensor) and (i == 0", "if False and (i == 0", "tests/test_every_op.py -k refused"),
     Fault("devices may differ", "seqops/ops/_checks.py", "if tensor.device != first.device:", "if False:", "tests/test_every_op.py -k refused"),

@@ -71,7 +71,8 @@ def test_sizes_of_one(path: Path, case: Case) -> None:
     every = dict.fromkeys(case.largest, 1)
     for name in (None, *case.largest):
         given = every if name is None else sizes(case, **{name: 1})
-        assert_as_accurate(case.op, case.reference, case.problem(**given), device=path.device, **case.usual(**given))
+        options = {"device": path.device, "drawn": True} | case.usual(**given)
+        assert_as_accurate(case.op, case.reference, case.problem(**given), **options)
 
 
 def test_sizes_of_zero(path: Path, case: Case) -> None:

@@ -315,7 +315,7 @@ def test_gru_waits_at_ten_thousand_barriers(
 @sizes(T=2, H=32)
 def test_a_grid_that_cannot_be_resident_raises(device: str, monkeypatch: pytest.MonkeyPatch, T: int, H: int) -> None:
     """And does not hang; the launcher, left to itself, splits the same batch over launches that fit."""
-    launcher = pytest.importorskip("seqops.kernels.gru")
+    launcher = pytest.importorskip("seqops.kernels.recurrent")
     memory, multiprocessors = launcher.resident_limits(torch.device(device))
     if not memory:
         pytest.skip("no persistent kernels on this GPU")

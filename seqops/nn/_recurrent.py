@@ -10,6 +10,9 @@ from torch import Tensor
 from torch.nn import RNNBase
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
+from ..ops._checks import check_shape
+from ..ops._recurrent import check_sequence
+
 __all__ = ["Recurrent"]
 
 # A layer's state: one tensor, of an LSTM two.
@@ -26,6 +29,11 @@ class Recurrent(RNNBase):
 
     def flatten_parameters(self) -> None:
         """Does nothing: the parameters are used where they lie."""
+
+    def _init_flat_weights(self) -> None:
+        """torch's list of the weights; computed ones without their graph, with which the module could not be copied."""
+        super()._init_flat_weights()
+        self._flat_weights = [w if w is None or w.is_leaf else w.detach() for w in self._flat_weights]
 
     def _run(
         self,
@@ -52,31 +60,29 @@ class Recurrent(RNNBase):
     ) -> tuple[Any, State, list[Tensor]]:
         """output, the last state of all layers, and the cells of each layer and direction where they are asked for."""
         if isinstance(input, PackedSequence):
-            for name, value in (("lengths", lengths), ("reset", reset)):
+            for name, value in (("lengths", lengths), ("reset", reset), ("reset_state", reset_state)):
                 if value is not None:
                     raise ValueError(f"{self._name}: {name} must be None with a PackedSequence")
             return self._forward_packed(input, hx, return_cells)
         if input.dim() not in (2, 3):
-            raise ValueError(f"{self._name}: Expected input to be 2D or 3D, got {input.dim()}D instead")
+            got = f"{input.dim()}D tensor" if self._name == "RNN" else f"{input.dim()}D"
+            raise ValueError(f"{self._name}: Expected input to be 2D or 3D, got {got} instead")
         batched = input.dim() == 3
         batch_dim = 0 if self.batch_first else 1
         if not batched and lengths is not None:
             raise ValueError(f"{self._name}: lengths must be None with an unbatched input")
-        if reset is not None and reset.shape != input.shape[:-1]:
-            raise ValueError(
-                f"{self._name}: reset must have shape {list(input.shape[:-1])}, as input, got {list(reset.shape)}"
-            )
+        if reset is not None:
+            check_shape(self._name, "reset", reset, input.shape[:-1])
         self._check_state_dims(hx, batched)
-        self._check_state_dims(reset_state, batched)
         if not batched:
             input = input.unsqueeze(batch_dim)
             hx = None if hx is None else tuple(h.unsqueeze(1) for h in hx)
             reset = None if reset is None else reset.unsqueeze(batch_dim)
-            reset_state = None if reset_state is None else tuple(h.unsqueeze(1) for h in reset_state)
         hx = self._zero_state(input, input.shape[batch_dim]) if hx is None else hx
         self._check_forward(input, hx, None)
         if reset_state is not None:
-            self._check_forward(input, reset_state, None)
+            self._check_reset_state(reset_state, hx, batched)
+            reset_state = reset_state if batched else tuple(h.unsqueeze(1) for h in reset_state)
         if input.shape[1 - batch_dim] == 0:
             raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
         if self.batch_first:
@@ -99,8 +105,21 @@ class Recurrent(RNNBase):
             if h.dim() != wanted:
                 raise RuntimeError(f"For {kind} input, hx should also be {wanted}-D but got {h.dim()}-D tensor")
 
+    def _check_reset_state(self, reset_state: State, hx: State, batched: bool) -> None:
+        if not isinstance(reset_state, (tuple, list)) or len(reset_state) != self._states:
+            raise TypeError(f"{self._name}: reset_state must be a pair of Tensors")
+        for r, h in zip(reset_state, hx, strict=True):
+            check_shape(self._name, "reset_state", r, h.shape if batched else (h.shape[0], h.shape[2]))
+
     def _check_forward(self, input: Tensor, hx: State, batch_sizes: Tensor | None) -> None:
-        self.check_forward_args(input, hx[0], batch_sizes)
+        self.check_forward_args(input, hx if self._states == 2 else hx[0], batch_sizes)  # type: ignore[arg-type]
+
+    def check_input(self, input: Tensor, batch_sizes: Tensor | None) -> None:
+        """torch's check, which looks at a list of the weights that is stale after torch.func.functional_call."""
+        first = self._flat_weights[0]
+        if first is None or input.dtype != first.dtype:
+            self._update_flat_weights()
+        super().check_input(input, batch_sizes)
 
     def _zero_state(self, input: Tensor, B: int) -> State:
         rows = self.num_layers * (2 if self.bidirectional else 1)
@@ -117,11 +136,13 @@ class Recurrent(RNNBase):
             hx = tuple(h.index_select(1, sorted_indices) for h in hx)
         self._check_forward(data, hx, batch_sizes)
         padded, lengths = pad_packed_sequence(PackedSequence(data, batch_sizes))
-        output, state, cells = self._layers(padded, hx, lengths, None, None, return_cells)
+        output, state, cells = self._layers(padded, hx, lengths, None, None, return_cells, lengths)
         data = pack_padded_sequence(output, lengths).data
         if unsorted_indices is not None:
             state = tuple(s.index_select(1, unsorted_indices) for s in state)
             cells = [c.index_select(1, unsorted_indices) for c in cells]
+        if self.batch_first:
+            cells = [c.transpose(0, 1) for c in cells]
         return PackedSequence(data, batch_sizes, sorted_indices, unsorted_indices), state, cells
 
     def _layers(
@@ -132,8 +153,14 @@ class Recurrent(RNNBase):
         reset: Tensor | None,
         reset_state: State | None,
         return_cells: bool,
+        packed: Tensor | None = None,
     ) -> tuple[Tensor, State, list[Tensor]]:
-        """x [T,B,I], hx [layers * directions, B, ...] each -> y [T,B,directions * H], the last state as hx."""
+        """x [T,B,I], hx [layers * directions, B, ...] each -> y [T,B,directions * H], the last state as hx.
+
+        `packed`: of a packed sequence its lengths, in its order.
+        """
+        # A reset beyond an item's length is no longer one: moved by a step, it would be within.
+        lengths, reset = check_sequence(self._name, x, lengths, reset, reset_state is not None)
         backward_reset = None
         if reset is not None and self.bidirectional:
             # An episode that begins at t is left between t and t - 1, on the way back.
@@ -162,5 +189,13 @@ class Recurrent(RNNBase):
                 cells += [] if c is None else [c]
             x = torch.cat(outputs, -1) if self.bidirectional else outputs[0]
             if layer < self.num_layers - 1:
-                x = torch.nn.functional.dropout(x, self.dropout, self.training)
+                x = self._drop(x, packed)
         return x, tuple(torch.stack(s) for s in zip(*last, strict=True)), cells
+
+    def _drop(self, x: Tensor, packed: Tensor | None) -> Tensor:
+        """Dropout with torch's draws, which for a packed sequence are for the steps that it has."""
+        if packed is None or not self.training or not self.dropout:
+            return torch.nn.functional.dropout(x, self.dropout, self.training)
+        data, batch_sizes, *_ = pack_padded_sequence(x, packed)
+        data = torch.nn.functional.dropout(data, self.dropout)
+        return pad_packed_sequence(PackedSequence(data, batch_sizes))[0]

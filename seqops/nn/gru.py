@@ -118,7 +118,7 @@ class GRUCell(RNNCellBase):
 
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """input [B, I] or [I], hx [B, H] or [H] (zeros where None) -> h' as hx."""
-        x, (h,) = check_cell_input("GRUCell", input, None if hx is None else (hx,), (self.hidden_size,))
         weights = (self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
+        x, (h,) = check_cell_input("GRUCell", input, None if hx is None else (hx,), *weights[:2])
         h = gru_cell(x, h, *weights, reset_after=self.reset_after)
         return h if input.dim() == 2 else h.squeeze(0)

@@ -29,6 +29,10 @@ class LSTM(Recurrent):
 
     _states = 2
 
+    get_expected_cell_size = torch.nn.LSTM.get_expected_cell_size
+    check_forward_args = torch.nn.LSTM.check_forward_args  # type: ignore[assignment]
+    permute_hidden = torch.nn.LSTM.permute_hidden  # type: ignore[assignment]
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__("LSTM", *args, **kwargs)
 
@@ -87,12 +91,6 @@ class LSTM(Recurrent):
         )
         return y, last, cells[0] if cells else None
 
-    def _check_forward(self, input: Tensor, hx: State, batch_sizes: Tensor | None) -> None:
-        self.check_input(input, batch_sizes)
-        h_size = self.get_expected_hidden_size(input, batch_sizes)
-        self.check_hidden_size(hx[0], h_size, "Expected hidden[0] size {}, got {}")
-        self.check_hidden_size(hx[1], (*h_size[:2], self.hidden_size), "Expected hidden[1] size {}, got {}")
-
     def _check_state_dims(self, hx: State | None, batched: bool) -> None:
         if hx is None:
             return
@@ -117,7 +115,7 @@ class LSTMCell(RNNCellBase):
 
     def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
         """input [B, I] or [I], hx = (h, c), [B, H] or [H] each (zeros where None) -> (h', c') as hx."""
-        x, state = check_cell_input("LSTMCell", input, hx, (self.hidden_size,) * 2)
         weights = (self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
+        x, state = check_cell_input("LSTMCell", input, hx, *weights[:2], states=2)
         h, c = lstm_cell(x, state, *weights)  # type: ignore[arg-type]
         return (h, c) if input.dim() == 2 else (h.squeeze(0), c.squeeze(0))

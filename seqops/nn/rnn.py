@@ -110,7 +110,7 @@ class RNNCell(RNNCellBase):
         """input [B, I] or [I], hx [B, H] or [H] (zeros where None) -> h' as hx."""
         if self.nonlinearity not in ("tanh", "relu"):
             raise RuntimeError(f"Unknown nonlinearity: {self.nonlinearity}")
-        x, (h,) = check_cell_input("RNNCell", input, None if hx is None else (hx,), (self.hidden_size,))
         weights = (self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
+        x, (h,) = check_cell_input("RNNCell", input, None if hx is None else (hx,), *weights[:2])
         h = rnn_cell(x, h, *weights, nonlinearity=self.nonlinearity)
         return h if input.dim() == 2 else h.squeeze(0)

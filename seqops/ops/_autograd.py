@@ -27,17 +27,20 @@ class _SecondDerivative(torch.autograd.Function):
 def once_differentiable(backward: Callable[..., Any]) -> Callable[..., Any]:
     """Computes the gradients of an autograd Function without a graph; a second derivative through them raises.
 
+    `backward(ctx, saved, *grads)` is given the saved tensors: they can be unpacked only once under checkpointing.
+
     torch's own decorator raises only where an incoming gradient requires grad. The penalty
     `torch.autograd.grad(y.sum(), x, create_graph=True)[0].square().sum()` would be a constant to it, silently.
     """
 
     @functools.wraps(backward)
     def wrapper(ctx: Any, *grads: Tensor) -> Any:
+        saved = ctx.saved_tensors
         with torch.no_grad():
-            gradients = backward(ctx, *grads)
+            gradients = backward(ctx, saved, *grads)
         # Compiled code has a check of its own.
         if not torch.is_grad_enabled() or torch.compiler.is_compiling():
             return gradients
-        return _SecondDerivative.apply(len(gradients), *gradients, *ctx.saved_tensors, *grads)
+        return _SecondDerivative.apply(len(gradients), *gradients, *saved, *grads)
 
     return wrapper

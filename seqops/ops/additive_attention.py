@@ -102,8 +102,8 @@ class AdditiveAttentionWeights(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, dweights: Tensor) -> tuple[Tensor | None, ...]:
-        query, keys, v, mask, lengths, weights = ctx.saved_tensors
+    def backward(ctx: Any, saved: Sequence[Tensor], dweights: Tensor) -> tuple[Tensor | None, ...]:
+        query, keys, v, mask, lengths, weights = saved
         need_query, need_keys, need_v, *_ = ctx.needs_input_grad
         allowed = allowed_positions(mask, lengths, keys.shape[1])
         if allowed is not None:

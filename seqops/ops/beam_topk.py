@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -79,8 +80,8 @@ class BeamTopKFunction(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
-        parents, *rest = ctx.saved_tensors
+    def backward(ctx: Any, saved: Sequence[Tensor], grad: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        parents, *rest = saved
         need_logits, need_scores, _ = ctx.needs_input_grad
         dlogits = dscores = None
         if need_scores:

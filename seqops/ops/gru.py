@@ -158,9 +158,9 @@ class GRUSequence(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(
-        ctx: Any, grad_y: Tensor | None, grad_h_n: Tensor | None, _: Tensor | None
+        ctx: Any, saved: Sequence[Tensor], grad_y: Tensor | None, grad_h_n: Tensor | None, _: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        x, h0, w_ih, w_hh, b_ih, b_hh, lengths, reset, reset_state, y, gates = ctx.saved_tensors
+        x, h0, w_ih, w_hh, b_ih, b_hh, lengths, reset, reset_state, y, gates = saved
         need_x, need_h0, need_w_ih, need_w_hh, need_b_ih, need_b_hh, _, _, need_reset_state, *_ = ctx.needs_input_grad
         grad_y = torch.zeros_like(y) if grad_y is None else grad_y
         grad_h_n = torch.zeros_like(h0) if grad_h_n is None else grad_h_n
@@ -230,13 +230,11 @@ def _bwd_fake(
 
 
 def _fwd_kernel_takes(x: Tensor, *rest: Any) -> bool:
-    reset, reset_after = rest[6], rest[9]
-    return x.dtype != torch.float64 and reset is None and reset_after
+    return x.dtype != torch.float64 and rest[9]
 
 
 def _bwd_kernel_takes(grad_y: Tensor, *rest: Any) -> bool:
-    reset, reset_after = rest[7], rest[9]
-    return grad_y.dtype != torch.float64 and reset is None and reset_after
+    return grad_y.dtype != torch.float64 and rest[9]
 
 
 # reset is bool [T,B], False beyond an item's length. The third result, empty unless training on the torch path, is for

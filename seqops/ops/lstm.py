@@ -163,12 +163,12 @@ def _lstm(
 def _is_fused_by_torch(x: Tensor, H: int, b_ih: Tensor | None, b_hh: Tensor | None) -> bool:
     """Whether torch.lstm takes oneDNN's layer, faster than any walk from outside; torch.compile refuses it."""
     return (
-        x.dtype == torch.float32
+        not torch.compiler.is_compiling()
+        and x.dtype == torch.float32
         and torch.backends.mkldnn.is_available()
         and bool(torch.backends.mkldnn.enabled)
         and (b_ih is None) == (b_hh is None)
         and x.numel() * H > 0
-        and not torch.compiler.is_compiling()
     )
 
 
@@ -209,13 +209,14 @@ class LSTMSequence(torch.autograd.Function):
     @once_differentiable
     def backward(
         ctx: Any,
+        saved: Sequence[Tensor],
         grad_y: Tensor | None,
         grad_h_n: Tensor | None,
         grad_c_n: Tensor | None,
         grad_cells: Tensor | None,
         _: Tensor | None,
     ) -> tuple[Tensor | None, ...]:
-        (x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, lengths, reset, reset_h, reset_c, y, cells, gates) = ctx.saved_tensors
+        (x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, lengths, reset, reset_h, reset_c, y, cells, gates) = saved
         need_x, need_h0, need_c0, need_w_ih, need_w_hh, need_b_ih, need_b_hh, need_w_hr = ctx.needs_input_grad[:8]
         need_reset_h, need_reset_c = ctx.needs_input_grad[10:12]
         grad_y = torch.zeros_like(y) if grad_y is None else grad_y
@@ -257,7 +258,7 @@ def _fwd_fake(
     training: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     (T, B, _), H = x.shape, c0.shape[1]
-    kept = training and takes_torch_path(x, _kernel_takes(x))
+    kept = training and takes_torch_path(x, _fwd_kernel_takes(x, *[None] * 6, w_hr))
     return (
         x.new_empty(T, *h0.shape),
         x.new_empty(h0.shape),
@@ -298,8 +299,14 @@ def _bwd_fake(
     )
 
 
-def _kernel_takes(first: Tensor, *_: Any) -> bool:
-    return False
+def _fwd_kernel_takes(x: Tensor, *rest: Any) -> bool:
+    w_hr = rest[6]
+    return x.dtype != torch.float64 and w_hr is None
+
+
+def _bwd_kernel_takes(grad_y: Tensor, *rest: Any) -> bool:
+    w_hr = rest[8]
+    return grad_y.dtype != torch.float64 and w_hr is None
 
 
 # reset is bool [T,B], False beyond an item's length. Gives y, h_n, c_n, all cells (none unless asked for or training),
@@ -310,7 +317,7 @@ register(
     "bool training) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     "lstm",
     _fwd_fake,
-    _kernel_takes,
+    _fwd_kernel_takes,
     LSTMSequence,
 )
 # The inputs as in lstm_sequence_fwd; x, grad_y and grad_cells are 0 beyond an item's length, h_prev and c_prev are the
@@ -323,5 +330,5 @@ register(
     "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     "lstm",
     _bwd_fake,
-    _kernel_takes,
+    _bwd_kernel_takes,
 )

@@ -153,8 +153,8 @@ class RNNSequence(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_y: Tensor, grad_h_n: Tensor) -> tuple[Tensor | None, ...]:
-        x, h0, w_ih, w_hh, lengths, reset, reset_state, y = ctx.saved_tensors
+    def backward(ctx: Any, saved: Sequence[Tensor], grad_y: Tensor, grad_h_n: Tensor) -> tuple[Tensor | None, ...]:
+        x, h0, w_ih, w_hh, lengths, reset, reset_state, y = saved
         need_x, need_h0, need_w_ih, need_w_hh, need_b_ih, need_b_hh, _, _, need_reset_state, *_ = ctx.needs_input_grad
         grad_y, x = without_padding(lengths, grad_y, x)
         dg, dh0, by_reset = torch.ops.seqops.rnn_sequence_bwd(
@@ -187,7 +187,7 @@ def _bwd_fake(
 
 
 def _kernel_takes(first: Tensor, *_: Any) -> bool:
-    return False
+    return first.dtype != torch.float64
 
 
 # reset is bool [T,B], False beyond an item's length.

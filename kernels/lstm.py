@@ -1,0 +1,145 @@
+"""The LSTM over a sequence, forward and backward: what is its own beside the shared walk."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from . import config
+from .common import device_guard, tanh
+from .recurrent import lstm_gates, walk_back, walk_forward
+
+__all__ = ["lstm_sequence_bwd", "lstm_sequence_fwd"]
+
+
+@triton.jit(do_not_specialize=["N", "B"])
+def lstm_factors_kernel(
+    gates_ptr,
+    aux_ptr,
+    c_prev_ptr,
+    cells_ptr,
+    lengths_ptr,
+    N,
+    B,
+    H: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+):
+    """Program (n, g_h) owns BLOCK_N of the N = T*B rows x BLOCK_H units: pre-activations become factors, in place.
+
+    All that backward needs of step t is linear in dh and dc, the gradients of h_t and c_t: gates [N,4H] becomes that of
+    i, f, g by dc and of o by dh; aux [N,2H] becomes d c_t / d h_t, and f = d c_t / d c_{t-1}.
+    """
+    rows = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
+    units = tl.program_id(1).to(tl.int64) * BLOCK_H + tl.arange(0, BLOCK_H)
+    row_mask = rows < N
+    mask = row_mask[:, None] & (units < H)[None, :]
+    gates = gates_ptr + rows[:, None] * 4 * H + units[None, :]
+    own = rows[:, None] * H + units[None, :]
+    a_i = tl.load(gates, mask=mask, other=0.0).to(tl.float32)
+    a_f = tl.load(gates + H, mask=mask, other=0.0).to(tl.float32)
+    a_g = tl.load(gates + 2 * H, mask=mask, other=0.0).to(tl.float32)
+    a_o = tl.load(gates + 3 * H, mask=mask, other=0.0).to(tl.float32)
+    c_prev = tl.load(c_prev_ptr + own, mask=mask, other=0.0).to(tl.float32)
+    tanh_c = tanh(tl.load(cells_ptr + own, mask=mask, other=0.0).to(tl.float32))
+
+    i, f, g, o = lstm_gates(a_i, a_f, a_g, a_o)
+    by_i = g * i * (1.0 - i)
+    by_f = c_prev * f * (1.0 - f)
+    by_g = i * (1.0 - g * g)
+    by_o = tanh_c * o * (1.0 - o)
+    by_c = o * (1.0 - tanh_c * tanh_c)
+    if lengths_ptr is not None:
+        # Past an item's end c is passed on as it is.
+        length = tl.load(lengths_ptr + rows % B, mask=row_mask, other=0)
+        active = (rows // B < length)[:, None]
+        by_i = tl.where(active, by_i, 0.0)
+        by_f = tl.where(active, by_f, 0.0)
+        by_g = tl.where(active, by_g, 0.0)
+        by_o = tl.where(active, by_o, 0.0)
+        by_c = tl.where(active, by_c, 0.0)
+        f = tl.where(active, f, 1.0)
+    dtype = gates_ptr.dtype.element_ty
+    tl.store(gates, by_i.to(dtype), mask=mask)
+    tl.store(gates + H, by_f.to(dtype), mask=mask)
+    tl.store(gates + 2 * H, by_g.to(dtype), mask=mask)
+    tl.store(gates + 3 * H, by_o.to(dtype), mask=mask)
+    aux = aux_ptr + rows[:, None] * 2 * H + units[None, :]
+    tl.store(aux, by_c.to(dtype), mask=mask)
+    tl.store(aux + H, f.to(dtype), mask=mask)
+
+
+def lstm_sequence_fwd(
+    x: Tensor,
+    h0: Tensor,
+    c0: Tensor,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None,
+    b_hh: Tensor | None,
+    w_hr: Tensor | None,
+    lengths: Tensor | None,
+    reset: Tensor | None,
+    reset_h: Tensor | None,
+    reset_c: Tensor | None,
+    reverse: bool,
+    cells: bool,
+    training: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """See `seqops.ops.lstm`. One GEMM for the inputs of all steps, then the walk; backward rebuilds the gates."""
+    gx = F.linear(x, w_ih, b_hh if b_ih is None else b_ih if b_hh is None else b_ih + b_hh)
+    fresh = None if reset_h is None or reset_c is None else (reset_h, reset_c)
+    y, (h_n, c_n), c_all = walk_forward(
+        "lstm", gx, (h0, c0), w_hh, None, lengths, reset, fresh, reverse, keep_cells=cells or training
+    )
+    return y, h_n, c_n, c_all, x.new_empty(0)
+
+
+def lstm_sequence_bwd(
+    grad_y: Tensor,
+    grad_h_n: Tensor,
+    grad_c_n: Tensor,
+    grad_cells: Tensor | None,
+    x: Tensor,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None,
+    b_hh: Tensor | None,
+    w_hr: Tensor | None,
+    lengths: Tensor | None,
+    reset: Tensor | None,
+    reverse: bool,
+    h_prev: Tensor,
+    c_prev: Tensor,
+    cells: Tensor,
+    gates: Tensor,
+    need_reset_state: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """See `seqops.ops.lstm`. Two GEMMs rebuild all pre-activations, one pass turns them into factors, then the walk."""
+    T, B, H = cells.shape
+    dg = F.linear(x, w_ih, b_hh if b_ih is None else b_ih if b_hh is None else b_ih + b_hh).contiguous()
+    aux = x.new_empty(T, B, 2 * H)
+    if cells.numel():
+        dg.flatten(0, 1).addmm_(h_prev.flatten(0, 1), w_hh.t())
+        tile = config.LSTM_FACTORS
+        block_h = min(tile.block_h, triton.next_power_of_2(H))
+        with device_guard(x):
+            lstm_factors_kernel[(triton.cdiv(T * B, tile.block_n), triton.cdiv(H, block_h))](
+                dg,
+                aux,
+                c_prev.contiguous(),
+                cells.contiguous(),
+                None if lengths is None else lengths.contiguous(),
+                T * B,
+                B,
+                H=H,
+                BLOCK_N=tile.block_n,
+                BLOCK_H=block_h,
+                num_warps=tile.num_warps,
+            )
+    (dh0, dc0), (by_reset_h, by_reset_c) = walk_back(
+        "lstm", dg, aux, grad_y, grad_cells, (grad_h_n, grad_c_n), w_hh, lengths, reset, need_reset_state, reverse
+    )
+    return dg, dh0, dc0, by_reset_h, by_reset_c, x.new_empty(0)

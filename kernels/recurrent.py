@@ -1,0 +1,472 @@
+"""The walk over time of the recurrent ops, forward and backward, in Triton: RNN, GRU, LSTM.
+
+The hidden units are split over programs, and each program owns all gates of its units for a slice of the batch. What a
+step needs of the other programs' units is exchanged through the output of the step before it, at a fresh address each
+step, so that one barrier a step is enough. Where the grid fits on the chip at once, one launch walks all time steps
+(persistent); else, and in the interpreter, which runs programs one after another, a launch is one step.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from . import config
+from .common import device_guard, dot_precision, grid_barrier, resident_limits, sigmoid, tanh
+
+__all__ = ["GATES", "gru_gates", "lstm_gates", "walk_back", "walk_forward"]
+
+# By the name of the cell; a "relu" is an RNN with that nonlinearity.
+GATES = {"tanh": 1, "relu": 1, "gru": 3, "lstm": 4}
+# A new length or batch must not compile anew.
+RUN_TIME = ["b0", "step0", "STEPS", "T", "B"]
+
+
+@triton.jit
+def gru_gates(gx_r, gx_z, gx_n, gh_r, gh_z, gh_n):
+    """r, z, n from the input's and the hidden state's share of the pre-activations, fp32."""
+    r = sigmoid(gx_r + gh_r)
+    z = sigmoid(gx_z + gh_z)
+    n = tanh(gx_n + r * gh_n)
+    return r, z, n
+
+
+@triton.jit
+def lstm_gates(a_i, a_f, a_g, a_o):
+    """i, f, g, o from the pre-activations, fp32."""
+    return sigmoid(a_i), sigmoid(a_f), tanh(a_g), sigmoid(a_o)
+
+
+@triton.jit
+def load_weights(w_ptr, columns, column_mask, k0, K, stride_k, stride_column, BLOCK_K: tl.constexpr):
+    """A [BLOCK_K, columns] tile of a weight matrix, zero outside it."""
+    k = k0 + tl.arange(0, BLOCK_K)
+    offsets = k[:, None] * stride_k + columns[None, :] * stride_column
+    return tl.load(w_ptr + offsets, mask=(k[:, None] < K) & column_mask[None, :], other=0.0)
+
+
+@triton.jit
+def load_rows(row_ptrs, row_mask, k0, K, BLOCK_K: tl.constexpr):
+    """A [rows, BLOCK_K] tile of what other programs wrote in the step before: from L2, this SM's L1 may be stale."""
+    k = k0 + tl.arange(0, BLOCK_K)
+    mask = row_mask[:, None] & (k[None, :] < K)
+    return tl.load(row_ptrs[:, None] + k[None, :], mask=mask, other=0.0, cache_modifier=".cg")
+
+
+@triton.jit(do_not_specialize=RUN_TIME)
+def recurrent_fwd_kernel(
+    gx_ptr,
+    h0_ptr,
+    w_hh_ptr,
+    b_hh_ptr,
+    lengths_ptr,
+    reset_ptr,
+    reset_state_ptr,
+    y_ptr,
+    cells_ptr,
+    state_ptr,
+    barrier_ptr,
+    b0,
+    step0,
+    STEPS,
+    T,
+    B,
+    CELL: tl.constexpr,
+    GATES: tl.constexpr,
+    H: tl.constexpr,
+    REVERSE: tl.constexpr,
+    BLOCK_B: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    RESIDENT: tl.constexpr,
+    BARRIER: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Program (g_b, g_h) owns BLOCK_B batch rows from b0 on x BLOCK_H units, and walks STEPS steps from step0 on.
+
+    gx [T,B,GATES*H]: the input's share of the pre-activations, with all biases that need not wait for h's share; b_hh:
+    the others. y, cells [T,B,H]. state [1 or 2,B,H] fp32 holds h, and an LSTM's c, before step0, then after the last
+    step; reset_state is laid out like it.
+    """
+    pid = tl.program_id(0).to(tl.int64)
+    G_H: tl.constexpr = (H + BLOCK_H - 1) // BLOCK_H
+    g_b = pid // G_H
+    rows = b0 + g_b * BLOCK_B + tl.arange(0, BLOCK_B)
+    units = (pid % G_H) * BLOCK_H + tl.arange(0, BLOCK_H)
+    row_mask = rows < B
+    unit_mask = units < H
+    mask = row_mask[:, None] & unit_mask[None, :]
+    own = rows[:, None] * H + units[None, :]
+    second = tl.cast(B, tl.int64) * H
+    NUM_K: tl.constexpr = (H + BLOCK_K - 1) // BLOCK_K
+
+    # Loaded chunk by chunk into a tuple, so that each chunk's place in shared memory is taken before the time loop.
+    w = ()
+    if RESIDENT:
+        for i in tl.static_range(NUM_K):
+            for g in tl.static_range(GATES):
+                w = w + (load_weights(w_hh_ptr + g * H * H, units, unit_mask, i * BLOCK_K, H, 1, H, BLOCK_K),)
+
+    bias = ()
+    for g in tl.static_range(GATES):
+        if b_hh_ptr is None:
+            bias = bias + (tl.zeros([BLOCK_H], tl.float32),)
+        else:
+            bias = bias + (tl.load(b_hh_ptr + g * H + units, mask=unit_mask, other=0.0).to(tl.float32),)
+    # Without lengths every row starts at the same step.
+    length = tl.zeros([BLOCK_B], tl.int32) + T
+    if lengths_ptr is not None:
+        length = tl.minimum(tl.load(lengths_ptr + rows, mask=row_mask, other=0), T)
+
+    h = tl.load(state_ptr + own, mask=mask, other=0.0)
+    c = h
+    if CELL == "lstm":
+        c = tl.load(state_ptr + second + own, mask=mask, other=0.0)
+    for step in range(step0, step0 + STEPS):
+        if REVERSE:
+            t = tl.cast(T - 1 - step, tl.int64)
+            starts = t == length - 1
+            before = t + 1
+        else:
+            t = tl.cast(step, tl.int64)
+            starts = length * 0 == t
+            before = t - 1
+        active = t < length
+        gx_ptrs = gx_ptr + t * B * GATES * H + rows[:, None] * GATES * H + units[None, :]
+        gx = ()
+        for g in tl.static_range(GATES):
+            gx = gx + (tl.load(gx_ptrs + g * H, mask=mask, other=0.0).to(tl.float32),)
+
+        # A row's first step reads h0, each later one the output of the step before, a reset one what takes its place.
+        h_ptrs = tl.where(starts, h0_ptr + rows * H, y_ptr + before * B * H + rows * H)
+        if reset_ptr is not None:
+            fresh = tl.load(reset_ptr + t * B + rows, mask=row_mask, other=0) != 0
+            h_ptrs = tl.where(fresh, reset_state_ptr + rows * H, h_ptrs)
+            fresh_mask = mask & fresh[:, None]
+            h = tl.where(fresh_mask, tl.load(reset_state_ptr + own, mask=fresh_mask, other=0.0).to(tl.float32), h)
+            if CELL == "lstm":
+                c_ptrs = reset_state_ptr + second + own
+                c = tl.where(fresh_mask, tl.load(c_ptrs, mask=fresh_mask, other=0.0).to(tl.float32), c)
+        h_mask = row_mask & active
+        gh = ()
+        for _ in tl.static_range(GATES):
+            gh = gh + (tl.zeros([BLOCK_B, BLOCK_H], tl.float32),)
+        if RESIDENT:
+            for i in tl.static_range(NUM_K):
+                h_k = load_rows(h_ptrs, h_mask, i * BLOCK_K, H, BLOCK_K)
+                sums = ()
+                for g in tl.static_range(GATES):
+                    sums = sums + (tl.dot(h_k, w[i * GATES + g], gh[g], input_precision=PRECISION),)
+                gh = sums
+        else:
+            for k0 in range(0, H, BLOCK_K):
+                h_k = load_rows(h_ptrs, h_mask, k0, H, BLOCK_K)
+                sums = ()
+                for g in tl.static_range(GATES):
+                    w_k = load_weights(w_hh_ptr + g * H * H, units, unit_mask, k0, H, 1, H, BLOCK_K)
+                    sums = sums + (tl.dot(h_k, w_k, gh[g], input_precision=PRECISION),)
+                gh = sums
+
+        if CELL == "gru":
+            _, z, n = gru_gates(
+                gx[0], gx[1], gx[2], gh[0] + bias[0][None, :], gh[1] + bias[1][None, :], gh[2] + bias[2][None, :]
+            )
+            new = n + z * (h - n)
+        elif CELL == "lstm":
+            i_t, f_t, g_t, o_t = lstm_gates(gx[0] + gh[0], gx[1] + gh[1], gx[2] + gh[2], gx[3] + gh[3])
+            c = tl.where(active[:, None], f_t * c + i_t * g_t, c)
+            new = o_t * tanh(c)
+            if cells_ptr is not None:
+                kept = tl.where(active[:, None], c, 0.0).to(cells_ptr.dtype.element_ty)
+                tl.store(cells_ptr + t * B * H + own, kept, mask=mask)
+        else:
+            a = gx[0] + gh[0]
+            new = tanh(a) if CELL == "tanh" else tl.where(a < 0.0, 0.0, a)
+        h = tl.where(active[:, None], new, h)
+        y = tl.where(active[:, None], h, 0.0).to(y_ptr.dtype.element_ty)
+        tl.store(y_ptr + t * B * H + own, y, mask=mask)
+        if BARRIER:
+            grid_barrier(barrier_ptr + g_b, (step - step0 + 1) * G_H)
+    tl.store(state_ptr + own, h, mask=mask)
+    if CELL == "lstm":
+        tl.store(state_ptr + second + own, c, mask=mask)
+
+
+@triton.jit(do_not_specialize=RUN_TIME)
+def recurrent_bwd_kernel(
+    dg_ptr,
+    aux_ptr,
+    grad_y_ptr,
+    grad_cells_ptr,
+    w_hh_ptr,
+    lengths_ptr,
+    reset_ptr,
+    by_reset_ptr,
+    state_ptr,
+    barrier_ptr,
+    b0,
+    step0,
+    STEPS,
+    T,
+    B,
+    CELL: tl.constexpr,
+    GATES: tl.constexpr,
+    H: tl.constexpr,
+    REVERSE: tl.constexpr,
+    BLOCK_B: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    RESIDENT: tl.constexpr,
+    BARRIER: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """Program (g_b, g_h) owns BLOCK_B batch rows from b0 on x BLOCK_H units, and walks the steps last to first.
+
+    dg [T,B,GATES*H] holds the factors by which the gradients of h's share of the pre-activations follow from dh (of an
+    LSTM's i, f, g: from dc), and becomes these gradients. aux: of a GRU, d gx with z and the factor of d gx_n in it
+    [T,B,3H]; of an LSTM the factor of dc and f [T,B,2H]. state [1 or 2,B,H] fp32 holds the part of dh that does not
+    pass through W_hh, and dc: the gradients of h_n and c_n at first. by_reset, laid out like it, gathers those of the
+    state that resets put in place.
+    """
+    pid = tl.program_id(0).to(tl.int64)
+    G_H: tl.constexpr = (H + BLOCK_H - 1) // BLOCK_H
+    g_b = pid // G_H
+    rows = b0 + g_b * BLOCK_B + tl.arange(0, BLOCK_B)
+    units = (pid % G_H) * BLOCK_H + tl.arange(0, BLOCK_H)
+    row_mask = rows < B
+    unit_mask = units < H
+    mask = row_mask[:, None] & unit_mask[None, :]
+    own = rows[:, None] * H + units[None, :]
+    second = tl.cast(B, tl.int64) * H
+    K: tl.constexpr = GATES * H
+    NUM_K: tl.constexpr = (K + BLOCK_K - 1) // BLOCK_K
+
+    w = ()
+    if RESIDENT:
+        for i in tl.static_range(NUM_K):
+            w = w + (load_weights(w_hh_ptr, units, unit_mask, i * BLOCK_K, K, H, 1, BLOCK_K),)
+    length = tl.zeros([BLOCK_B], tl.int32) + T
+    if lengths_ptr is not None:
+        length = tl.load(lengths_ptr + rows, mask=row_mask, other=0)
+
+    direct = tl.load(state_ptr + own, mask=mask, other=0.0)
+    dc = direct
+    if CELL == "lstm":
+        dc = tl.load(state_ptr + second + own, mask=mask, other=0.0)
+    by_reset_h = direct
+    by_reset_c = direct
+    if by_reset_ptr is not None:
+        by_reset_h = tl.load(by_reset_ptr + own, mask=mask, other=0.0)
+        if CELL == "lstm":
+            by_reset_c = tl.load(by_reset_ptr + second + own, mask=mask, other=0.0)
+    for step in range(step0, step0 + STEPS):
+        if REVERSE:
+            t = tl.cast(step, tl.int64)
+            after = t - 1
+        else:
+            t = tl.cast(T - 1 - step, tl.int64)
+            after = t + 1
+        active = (t < length)[:, None]
+        gates = t * B * K + rows[:, None] * K + units[None, :]
+        by = ()
+        for g in tl.static_range(GATES):
+            by = by + (tl.load(dg_ptr + gates + g * H, mask=mask, other=0.0).to(tl.float32),)
+        grad = tl.load(grad_y_ptr + t * B * H + own, mask=mask, other=0.0).to(tl.float32)
+
+        # The last time step has none after it: its rows are masked off.
+        dg_ptrs = dg_ptr + after * B * K + rows * K
+        dg_mask = row_mask & (step > 0)
+        passed = tl.zeros([BLOCK_B, BLOCK_H], tl.float32)
+        if RESIDENT:
+            for i in tl.static_range(NUM_K):
+                dg_k = load_rows(dg_ptrs, dg_mask, i * BLOCK_K, K, BLOCK_K)
+                passed = tl.dot(dg_k, w[i], passed, input_precision=PRECISION)
+        else:
+            for k0 in range(0, K, BLOCK_K):
+                dg_k = load_rows(dg_ptrs, dg_mask, k0, K, BLOCK_K)
+                w_k = load_weights(w_hh_ptr, units, unit_mask, k0, K, H, 1, BLOCK_K)
+                passed = tl.dot(dg_k, w_k, passed, input_precision=PRECISION)
+        passed += direct
+        if reset_ptr is not None:
+            # The step after began anew: its gradient is of the state that the reset put in place.
+            fresh = (tl.load(reset_ptr + after * B + rows, mask=dg_mask, other=0) != 0)[:, None]
+            if by_reset_ptr is not None:
+                by_reset_h += tl.where(fresh, passed, 0.0)
+                if CELL == "lstm":
+                    by_reset_c += tl.where(fresh, dc, 0.0)
+            passed = tl.where(fresh, 0.0, passed)
+            dc = tl.where(fresh, 0.0, dc)
+
+        dh = passed + grad
+        dtype = dg_ptr.dtype.element_ty
+        if CELL == "lstm":
+            if grad_cells_ptr is not None:
+                dc += tl.load(grad_cells_ptr + t * B * H + own, mask=mask, other=0.0).to(tl.float32)
+            aux_ptrs = aux_ptr + t * B * 2 * H + rows[:, None] * 2 * H + units[None, :]
+            dc += tl.load(aux_ptrs, mask=mask, other=0.0).to(tl.float32) * dh
+            for g in tl.static_range(3):
+                tl.store(dg_ptr + gates + g * H, (by[g] * dc).to(dtype), mask=mask)
+            tl.store(dg_ptr + gates + 3 * H, (by[3] * dh).to(dtype), mask=mask)
+            dc *= tl.load(aux_ptrs + H, mask=mask, other=0.0).to(tl.float32)
+            direct = tl.where(active, 0.0, dh)
+        elif CELL == "gru":
+            z = tl.load(aux_ptr + gates + H, mask=mask, other=0.0).to(tl.float32)
+            by_n = tl.load(aux_ptr + gates + 2 * H, mask=mask, other=0.0).to(tl.float32)
+            dg_r = (by[0] * dh).to(dtype)
+            dg_z = (by[1] * dh).to(dtype)
+            tl.store(dg_ptr + gates, dg_r, mask=mask)
+            tl.store(dg_ptr + gates + H, dg_z, mask=mask)
+            tl.store(dg_ptr + gates + 2 * H, (by[2] * dh).to(dtype), mask=mask)
+            tl.store(aux_ptr + gates, dg_r, mask=mask)
+            tl.store(aux_ptr + gates + H, dg_z, mask=mask)
+            tl.store(aux_ptr + gates + 2 * H, (by_n * dh).to(dtype), mask=mask)
+            direct = z * dh
+        else:
+            tl.store(dg_ptr + gates, (by[0] * dh).to(dtype), mask=mask)
+            direct = tl.where(active, 0.0, dh)
+        if BARRIER:
+            grid_barrier(barrier_ptr + g_b, (step - step0 + 1) * G_H)
+    tl.store(state_ptr + own, direct, mask=mask)
+    if CELL == "lstm":
+        tl.store(state_ptr + second + own, dc, mask=mask)
+    if by_reset_ptr is not None:
+        tl.store(by_reset_ptr + own, by_reset_h, mask=mask)
+        if CELL == "lstm":
+            tl.store(by_reset_ptr + second + own, by_reset_c, mask=mask)
+
+
+def _walk(kernel, args, table, cell: str, T: int, B: int, H: int, reverse: bool, like: Tensor) -> None:
+    """Launches a sequence kernel over all of T and B: persistent where its grid fits on the chip, else step by step."""
+    memory, multiprocessors = resident_limits(like.device)
+    if like.is_cuda and T == 1:
+        memory = 0  # nothing is won by keeping weights for one step
+    cfg = config.recurrent(table, like.dtype, H, GATES[cell], memory, multiprocessors)
+    groups_h, groups_b = triton.cdiv(H, cfg.block_h), triton.cdiv(B, cfg.block_b)
+    steps, options = 1, {}
+    barrier = None
+    if like.is_cuda and cfg.resident:
+        # One program a multiprocessor: that many are resident at once whatever their registers.
+        groups_b, steps = min(groups_b, multiprocessors // groups_h), T
+        options = {"launch_cooperative_grid": True}
+    rows = groups_b * cfg.block_b
+    with device_guard(like):
+        for b0 in range(0, B, rows):
+            if options:
+                barrier = torch.zeros(groups_b, dtype=torch.int32, device=like.device)
+            for step0 in range(0, T, steps):
+                kernel[(groups_h * min(groups_b, triton.cdiv(B - b0, cfg.block_b)),)](
+                    *args,
+                    barrier,
+                    b0,
+                    step0,
+                    steps,
+                    T,
+                    B,
+                    CELL=cell,
+                    GATES=GATES[cell],
+                    H=H,
+                    REVERSE=reverse,
+                    BLOCK_B=cfg.block_b,
+                    BLOCK_H=cfg.block_h,
+                    BLOCK_K=cfg.block_k,
+                    RESIDENT=cfg.resident,
+                    BARRIER=barrier is not None,
+                    PRECISION=dot_precision(like.dtype),
+                    num_warps=cfg.num_warps,
+                    **options,
+                )
+
+
+def _plain(tensor: Tensor | None) -> Tensor | None:
+    """Contiguous; bool as the bytes that it is."""
+    if tensor is None:
+        return None
+    return tensor.contiguous().view(torch.uint8) if tensor.dtype == torch.bool else tensor.contiguous()
+
+
+def walk_forward(
+    cell: str,
+    gx: Tensor,
+    state: tuple[Tensor, ...],
+    w_hh: Tensor,
+    b_hh: Tensor | None,
+    lengths: Tensor | None,
+    reset: Tensor | None,
+    reset_state: tuple[Tensor, ...] | None,
+    reverse: bool,
+    keep_cells: bool,
+) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
+    """y, the last state, and all cells (none unless kept). gx [T,B,gates*H] as `recurrent_fwd_kernel` has it."""
+    T, B, _ = gx.shape
+    H = state[0].shape[1]
+    y, cells = gx.new_empty(T, B, H), gx.new_empty(T if keep_cells else 0, B, H)
+    last = torch.stack([s.float() for s in state])
+    if y.numel():
+        fresh = None
+        if reset is not None:
+            fresh = torch.stack(reset_state) if reset_state is not None else gx.new_zeros(len(state), B, H)
+        args = (
+            gx.contiguous(),
+            state[0].contiguous(),
+            w_hh.contiguous(),
+            _plain(b_hh),
+            _plain(lengths),
+            _plain(reset),
+            fresh,
+            y,
+            cells if keep_cells else None,
+            last,
+        )
+        table = {"gru": config.GRU_FWD, "lstm": config.LSTM_FWD}.get(cell, config.RNN_FWD)
+        _walk(recurrent_fwd_kernel, args, table, cell, T, B, H, reverse, gx)
+    return y, tuple(last.to(gx.dtype).unbind(0)), cells
+
+
+def walk_back(
+    cell: str,
+    dg: Tensor,
+    aux: Tensor | None,
+    grad_y: Tensor,
+    grad_cells: Tensor | None,
+    grads: tuple[Tensor, ...],
+    w_hh: Tensor,
+    lengths: Tensor | None,
+    reset: Tensor | None,
+    need_reset_state: bool,
+    reverse: bool,
+) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+    """The gradients of the first state and of the state that resets put in place (empty unless needed).
+
+    dg and aux hold factors, and become gradients, as `recurrent_bwd_kernel` says.
+    """
+    T, B, H = grad_y.shape
+    state = torch.stack([g.float() for g in grads])
+    by_reset = torch.zeros_like(state) if need_reset_state else None
+    if grad_y.numel():
+        w_hh = w_hh.contiguous()
+        table = {"gru": config.GRU_BWD, "lstm": config.LSTM_BWD}.get(cell, config.RNN_BWD)
+        args = (
+            dg,
+            aux,
+            grad_y.contiguous(),
+            _plain(grad_cells),
+            w_hh,
+            _plain(lengths),
+            _plain(reset),
+            by_reset if reset is not None else None,
+            state,
+        )
+        _walk(recurrent_bwd_kernel, args, table, cell, T, B, H, reverse, grad_y)
+        # dh of the first step passes on to h0 outside the walk, as one more product.
+        first = T - 1 if reverse else 0
+        state[0] += dg[first].float() @ w_hh.float()
+        if reset is not None:
+            began = reset[first][:, None]
+            if by_reset is not None:
+                by_reset += torch.where(began, state, 0.0)
+            state.masked_fill_(began, 0.0)
+    dtype = grad_y.dtype
+    empty = tuple(g.new_empty(0) for g in grads)
+    return tuple(state.to(dtype).unbind(0)), empty if by_reset is None else tuple(by_reset.to(dtype).unbind(0))

@@ -1,0 +1,54 @@
+"""The RNN over a sequence, forward and backward: launchers of the shared walk."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .recurrent import walk_back, walk_forward
+
+__all__ = ["rnn_sequence_bwd", "rnn_sequence_fwd"]
+
+
+def rnn_sequence_fwd(
+    x: Tensor,
+    h0: Tensor,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None,
+    b_hh: Tensor | None,
+    lengths: Tensor | None,
+    reset: Tensor | None,
+    reset_state: Tensor | None,
+    reverse: bool,
+    relu: bool,
+) -> tuple[Tensor, Tensor]:
+    """See `seqops.ops.rnn`. One GEMM for the inputs of all steps, then the walk."""
+    gx = F.linear(x, w_ih, b_hh if b_ih is None else b_ih if b_hh is None else b_ih + b_hh)
+    fresh = None if reset_state is None else (reset_state,)
+    y, (h_n,), _ = walk_forward(
+        "relu" if relu else "tanh", gx, (h0,), w_hh, None, lengths, reset, fresh, reverse, keep_cells=False
+    )
+    return y, h_n
+
+
+def rnn_sequence_bwd(
+    grad_y: Tensor,
+    grad_h_n: Tensor,
+    w_hh: Tensor,
+    y: Tensor,
+    lengths: Tensor | None,
+    reset: Tensor | None,
+    reverse: bool,
+    relu: bool,
+    need_reset_state: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See `seqops.ops.rnn`. The slope follows from the output, then the walk."""
+    dg = (y > 0).to(y.dtype) if relu else torch.ops.aten.tanh_backward(torch.ones_like(y), y)
+    if lengths is not None:
+        dg.masked_fill_((torch.arange(y.shape[0], device=y.device)[:, None] >= lengths)[:, :, None], 0)
+    (dh0,), (by_reset,) = walk_back(
+        "tanh", dg, None, grad_y, None, (grad_h_n,), w_hh, lengths, reset, need_reset_state, reverse
+    )
+    return dg, dh0, by_reset
