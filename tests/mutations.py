@@ -110,7 +110,7 @@ FAULTS = [
     Fault("torch path: reset lets the gradient through", CPU_WALK, "new = tuple(n.masked_fill(reset[t], 0) for n in new)", "new = tuple(new)", GRU_TESTS, quick=True),
     Fault("torch path: input and forget gate confused", LSTM_CPU, "sigmoid_slope(g, i, grad_input=dg[:, :, 0])", "sigmoid_slope(g, f, grad_input=dg[:, :, 0])", LSTM_TESTS),
     Fault("torch path: projection's gradient without tanh", LSTM_CPU, "m = o * tanh_c", "m = o * cells", LSTM_TESTS),
-    Fault("oneDNN's LSTM: reverse forgotten", LSTM_OPS, "x = x.flip(0) if reverse else x", "x = x.clone()", "tests/test_properties.py -k 'lstm and cpu'"),
+    Fault("oneDNN's LSTM: reverse forgotten", LSTM_OPS, "x = x.flip(0) if reverse else x", "x = x.clone()", "tests/test_lstm.py -k options"),
     Fault("module: reverse direction forgotten", NN, "bool(suffix)", "False", NN_TESTS, quick=True),
     Fault("module: episodes leak backwards", NN, "backward_reset if suffix else reset", "reset", NN_TESTS),
     Fault("module: dropout on the last layer", NN, "if layer < self.num_layers - 1:", "if layer < self.num_layers:", NN_TESTS),
