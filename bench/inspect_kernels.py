@@ -105,7 +105,7 @@ def largest_walk(
 ) -> tuple[int, dict[str, Any]]:
     """The launcher's largest grid for a recurrent kernel, over a batch that would fill the chip, and its options."""
     recorder = Recorder()
-    like = SimpleNamespace(is_cuda=True, device=torch.device("cpu"), dtype=dtype)
+    like: Any = SimpleNamespace(is_cuda=True, device=torch.device("cpu"), dtype=dtype)
     limits = (shared_limit(target), MULTIPROCESSORS[target])
     B = cfg.block_b * MULTIPROCESSORS[target]
     with mock.patch.multiple(

@@ -53,7 +53,7 @@ def inputs(p: Problem, gates: int, states: Sequence[str] = ("h0",)) -> Inputs:
     return {"x": draw(T, B, I), **{name: draw(B, H) for name in states}, **weights}
 
 
-def torch_nn(module: type[torch.nn.RNNBase], states: int = 1) -> Provider:
+def torch_nn(module: Callable[..., torch.nn.RNNBase], states: int = 1) -> Provider:
     """torch.nn's layer, which is cuDNN's on a GPU and oneDNN's on a CPU where they have one."""
 
     def provide(p: Problem) -> Callable[[Inputs], Prepared]:

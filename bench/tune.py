@@ -752,9 +752,9 @@ def stepwise_on(candidate: Candidate) -> list[str]:
     if GRIDS[slot.table] is not recurrent_grid:
         return []
     assert slot.key is not None
-    before = getattr(config, slot.table)[slot.key]
+    before, gates = getattr(config, slot.table)[slot.key], GATES[slot.op]
     after = dataclasses.replace(before, config=candidate.config)
-    return [name for name, chip in CHIPS.items() if stays(before, chip) and not stays(after, chip)]
+    return [name for name, chip in CHIPS.items() if stays(before, gates, chip) and not stays(after, gates, chip)]
 
 
 # Writing.

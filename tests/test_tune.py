@@ -109,6 +109,17 @@ def test_recurrent_candidates_are_what_the_launcher_picks(chip: tune.Chip) -> No
                     assert tune.picked(table, slot.op, problem, chip) is c.config
 
 
+def test_rows_that_would_no_longer_be_persistent_are_named() -> None:
+    row = config.GRU_FWD[2]
+    slot = next(s for s in SLOTS.values() if s.table == "GRU_FWD" and s.key == 2)
+    small = tune.Candidate(slot, row.config)
+    # Twice the units: twice the weights, more than an A100 has room for.
+    large = tune.Candidate(slot, dataclasses.replace(row.config, block_h=2 * row.config.block_h))
+    assert tune.stepwise_on(small) == []
+    assert "A100" in tune.stepwise_on(large)
+    assert not set(tune.stepwise_on(large)) & {"H100", "B200"}
+
+
 def test_beam_candidates_have_a_plan() -> None:
     beam_topk = pytest.importorskip("seqops.kernels.beam_topk")
     slot = SLOTS["BEAM_TOPK"]
