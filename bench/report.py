@@ -171,12 +171,12 @@ def plot(results: Results, folder: pathlib.Path) -> list[pathlib.Path]:
         providers = sorted({p for rows in problems.values() for p in _ratios(rows)})
         height = 0.8 / max(1, len(providers))
         for i, provider in enumerate(providers):
-            places = [
-                (y, _ratios(rows)[provider]) for y, rows in enumerate(problems.values()) if provider in _ratios(rows)
-            ]
-            left.barh([y + (i + 0.5) * height - 0.4 for y, _ in places], [r for _, r in places], height, label=provider)
+            ratios = [_ratios(rows).get(provider, math.nan) for rows in problems.values()]
+            places = [y + (i + 0.5) * height - 0.4 for y in range(len(problems))]
+            left.barh(places, [r - 1 for r in ratios], height, left=1, label=provider)
         left.axvline(1, color="black", linewidth=1)
-        left.set_xscale("log")
+        left.set_xscale("log", base=2)
+        left.xaxis.set_major_formatter(lambda value, _: f"{value:g}x")
         left.set_xlabel(f"{op}: time over seqops' (right of 1: seqops is faster)")
         left.set_yticks(range(len(problems)), list(problems), fontsize=8)
         left.invert_yaxis()

@@ -71,7 +71,7 @@ GRU_FWD = (
 )
 GRU_BWD = (
     RecurrentRow(2, 256, RecurrentConfig(32, 16, 64, 4)),
-    RecurrentRow(2, 768, RecurrentConfig(16, 16, 128, 4)),
+    RecurrentRow(2, 768, RecurrentConfig(32, 16, 64, 4)),
     RecurrentRow(2, 1024, RecurrentConfig(32, 16, 128, 4)),
     RecurrentRow(2, 2048, RecurrentConfig(32, 16, 64, 8)),
     RecurrentRow(4, 256, RecurrentConfig(16, 16, 32, 4)),
