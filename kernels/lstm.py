@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..cpu._recurrent import sum_of_biases
 from . import config
 from .common import device_guard, tanh
 from .recurrent import lstm_gates, walk_back, walk_forward
@@ -89,7 +90,7 @@ def lstm_sequence_fwd(
     training: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """See `seqops.ops.lstm`. One GEMM for the inputs of all steps, then the walk; backward rebuilds the gates."""
-    gx = F.linear(x, w_ih, b_hh if b_ih is None else b_ih if b_hh is None else b_ih + b_hh)
+    gx = F.linear(x, w_ih, sum_of_biases(b_ih, b_hh))
     fresh = None if reset_h is None or reset_c is None else (reset_h, reset_c)
     y, (h_n, c_n), c_all = walk_forward(
         "lstm", gx, (h0, c0), w_hh, None, lengths, reset, fresh, reverse, keep_cells=cells or training
@@ -119,7 +120,7 @@ def lstm_sequence_bwd(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """See `seqops.ops.lstm`. Two GEMMs rebuild all pre-activations, one pass turns them into factors, then the walk."""
     T, B, H = cells.shape
-    dg = F.linear(x, w_ih, b_hh if b_ih is None else b_ih if b_hh is None else b_ih + b_hh).contiguous()
+    dg = F.linear(x, w_ih, sum_of_biases(b_ih, b_hh)).contiguous()
     aux = x.new_empty(T, B, 2 * H)
     if cells.numel():
         dg.flatten(0, 1).addmm_(h_prev.flatten(0, 1), w_hh.t())

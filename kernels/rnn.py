@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..cpu._recurrent import mask_ended, sum_of_biases
+from ..cpu.rnn import output_slope
 from .recurrent import walk_back, walk_forward
 
 __all__ = ["rnn_sequence_bwd", "rnn_sequence_fwd"]
@@ -25,7 +26,7 @@ def rnn_sequence_fwd(
     relu: bool,
 ) -> tuple[Tensor, Tensor]:
     """See `seqops.ops.rnn`. One GEMM for the inputs of all steps, then the walk."""
-    gx = F.linear(x, w_ih, b_hh if b_ih is None else b_ih if b_hh is None else b_ih + b_hh)
+    gx = F.linear(x, w_ih, sum_of_biases(b_ih, b_hh))
     fresh = None if reset_state is None else (reset_state,)
     y, (h_n,), _ = walk_forward(
         "relu" if relu else "tanh", gx, (h0,), w_hh, None, lengths, reset, fresh, reverse, keep_cells=False
@@ -45,9 +46,8 @@ def rnn_sequence_bwd(
     need_reset_state: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See `seqops.ops.rnn`. The slope follows from the output, then the walk."""
-    dg = (y > 0).to(y.dtype) if relu else torch.ops.aten.tanh_backward(torch.ones_like(y), y)
-    if lengths is not None:
-        dg.masked_fill_((torch.arange(y.shape[0], device=y.device)[:, None] >= lengths)[:, :, None], 0)
+    dg = output_slope(y, relu)
+    mask_ended(lengths, dg)
     (dh0,), (by_reset,) = walk_back(
         "tanh", dg, None, grad_y, None, (grad_h_n,), w_hh, lengths, reset, need_reset_state, reverse
     )

@@ -100,7 +100,7 @@ FAULTS = [
     Fault("Function: start in reverse forgotten", SHARED, "torch.where(starts[:, :, None], first, shifted)", "shifted.clone()", GRU_TESTS),
     Fault("Function: reset forgotten in the weights' gradient", SHARED, "torch.where(reset[:, :, None], 0 if reset_state is None else reset_state, shifted)", "shifted.clone()", GRU_TESTS),
     Fault("Function: wrong factor of dw_hh", SHARED, "@ h_prev.flatten(0, 1)", "@ dgh.flatten(0, 1)[:, : h_prev.shape[2]]", GRU_TESTS),
-    Fault("Function: reset beyond an item's length", SHARED, "reset = reset & (torch.arange(T, device=x.device)[:, None] < lengths)", "reset = reset.clone()", "tests/test_properties.py -k gru"),
+    Fault("Function: reset beyond an item's length", SHARED, "reset = reset & active_steps(lengths, T)[:, :, 0]", "reset = reset.clone()", "tests/test_properties.py -k gru"),
     Fault("Function: Cho's r * h forgotten", OPS, "@ rh.flatten(0, 1)", "@ h_prev.flatten(0, 1)", GRU_TESTS),
     Fault("torch path: z and 1 - z confused", CPU, "torch.lerp(n[t], h, z[t]", "torch.lerp(h, n[t], z[t]", GRU_TESTS),
     Fault("torch path: padding not zeroed", CPU, "    mask_ended(lengths, y)\n", "", GRU_TESTS),

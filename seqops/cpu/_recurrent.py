@@ -7,14 +7,26 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = ["input_products", "mask_ended", "walk_back", "walk_forward"]
+__all__ = [
+    "active_steps",
+    "input_products",
+    "mask_ended",
+    "sigmoid_slope",
+    "sum_of_biases",
+    "tanh_slope",
+    "walk_back",
+    "walk_forward",
+]
+
+tanh_slope = torch.ops.aten.tanh_backward.grad_input
+sigmoid_slope = torch.ops.aten.sigmoid_backward.grad_input
 
 State = tuple[Tensor, ...]
 # From t and a state to another; it writes what it keeps of step t.
 Step = Callable[..., State]
 
 
-def _active(lengths: Tensor, T: int) -> Tensor:
+def active_steps(lengths: Tensor, T: int) -> Tensor:
     """bool [T,B,1]: which steps lie within their item."""
     return (torch.arange(T, device=lengths.device)[:, None] < lengths)[:, :, None]
 
@@ -28,6 +40,11 @@ def _steps_with(mask: Tensor | None, T: int) -> list[bool]:
 
 def _order(T: int, reverse: bool) -> range:
     return range(T - 1, -1, -1) if reverse else range(T)
+
+
+def sum_of_biases(b_ih: Tensor | None, b_hh: Tensor | None) -> Tensor | None:
+    """Of those that there are: where h's share of the pre-activations is only added, one bias does for both."""
+    return b_hh if b_ih is None else b_ih if b_hh is None else b_ih + b_hh
 
 
 def input_products(x: Tensor, w_ih: Tensor, bias: Tensor | None, out: Tensor) -> None:
@@ -45,7 +62,7 @@ def mask_ended(lengths: Tensor | None, *tensors: Tensor) -> None:
     """Zeroes tensors [T,B,...] beyond each item's length, NaN too."""
     if lengths is not None:
         for tensor in tensors:
-            tensor.masked_fill_(~_active(lengths, tensor.shape[0]), 0)
+            tensor.masked_fill_(~active_steps(lengths, tensor.shape[0]), 0)
 
 
 def walk_forward(
@@ -58,7 +75,7 @@ def walk_forward(
     reverse: bool,
 ) -> State:
     """The state after the last step: `step(t, *state)` in order; ended items keep theirs, reset ones start anew."""
-    active = None if lengths is None else _active(lengths, T)
+    active = None if lengths is None else active_steps(lengths, T)
     reset = None if reset is None else reset[:, :, None]
     ends, resets = _steps_with(None if active is None else ~active, T), _steps_with(reset, T)
     for t in _order(T, reverse):
@@ -87,7 +104,7 @@ def walk_back(
 
     `step(t, *grads)`: from the gradients of the state after step t to those of the state before it.
     """
-    active = None if lengths is None else _active(lengths, T)
+    active = None if lengths is None else active_steps(lengths, T)
     reset = None if reset is None else reset[:, :, None]
     ends, resets = _steps_with(None if active is None else ~active, T), _steps_with(reset, T)
     by_reset = tuple(torch.zeros_like(g) if need_reset_state else g.new_empty(0) for g in grads)

@@ -5,12 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._recurrent import input_products, mask_ended, walk_back, walk_forward
+from ._recurrent import (
+    input_products,
+    mask_ended,
+    sigmoid_slope,
+    sum_of_biases,
+    tanh_slope,
+    walk_back,
+    walk_forward,
+)
 
 __all__ = ["gru_sequence_bwd", "gru_sequence_fwd"]
-
-tanh_slope = torch.ops.aten.tanh_backward.grad_input
-sigmoid_slope = torch.ops.aten.sigmoid_backward.grad_input
 
 
 def gru_sequence_fwd(
@@ -59,7 +64,7 @@ def gru_sequence_fwd(
 def _biases(b_ih: Tensor | None, b_hh: Tensor | None, H: int, reset_after: bool) -> tuple[Tensor | None, Tensor | None]:
     """What the input's products start from, and what the hidden state's part of n does, if that is another."""
     if b_hh is None or not reset_after:
-        return b_hh if b_ih is None else b_ih if b_hh is None else b_ih + b_hh, None
+        return sum_of_biases(b_ih, b_hh), None
     shared = b_hh.clone()
     shared[2 * H :] = 0
     return shared if b_ih is None else shared.add_(b_ih), b_hh[2 * H :]

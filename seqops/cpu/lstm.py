@@ -5,12 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._recurrent import input_products, mask_ended, walk_back, walk_forward
+from ._recurrent import (
+    input_products,
+    mask_ended,
+    sigmoid_slope,
+    sum_of_biases,
+    tanh_slope,
+    walk_back,
+    walk_forward,
+)
 
 __all__ = ["lstm_sequence_bwd", "lstm_sequence_fwd"]
-
-tanh_slope = torch.ops.aten.tanh_backward.grad_input
-sigmoid_slope = torch.ops.aten.sigmoid_backward.grad_input
 
 
 def lstm_sequence_fwd(
@@ -34,7 +39,7 @@ def lstm_sequence_fwd(
     T, B, _ = x.shape
     P, H = h0.shape[1], c0.shape[1]
     gates = x.new_empty(T, B, 4 * H)
-    input_products(x, w_ih, b_hh if b_ih is None else b_ih if b_hh is None else b_ih + b_hh, gates)
+    input_products(x, w_ih, sum_of_biases(b_ih, b_hh), gates)
     all_t, i_f, i, f, g, o = (
         gates[..., a * H : b * H].unbind(0) for a, b in ((0, 4), (0, 2), (0, 1), (1, 2), (2, 3), (3, 4))
     )

@@ -5,9 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._recurrent import input_products, mask_ended, walk_back, walk_forward
+from ._recurrent import input_products, mask_ended, sum_of_biases, walk_back, walk_forward
 
-__all__ = ["rnn_sequence_bwd", "rnn_sequence_fwd"]
+__all__ = ["output_slope", "rnn_sequence_bwd", "rnn_sequence_fwd"]
+
+
+def output_slope(y: Tensor, relu: bool) -> Tensor:
+    """The nonlinearity's slope, from its output."""
+    return (y > 0).to(y.dtype) if relu else torch.ops.aten.tanh_backward(torch.ones_like(y), y)
 
 
 def rnn_sequence_fwd(
@@ -26,8 +31,7 @@ def rnn_sequence_fwd(
     """See `seqops.ops.rnn`."""
     T, B, _ = x.shape
     y = x.new_empty(T, B, h0.shape[1])
-    bias = b_hh if b_ih is None else b_ih if b_hh is None else b_ih + b_hh
-    input_products(x, w_ih, bias, y)
+    input_products(x, w_ih, sum_of_biases(b_ih, b_hh), y)
     y_t, w = y.unbind(0), w_hh.t()
 
     def step(t: int, h: Tensor) -> tuple[Tensor]:
@@ -51,7 +55,7 @@ def rnn_sequence_bwd(
     need_reset_state: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See `seqops.ops.rnn`. The slope follows from the output; the loop scales it by dh."""
-    dg = (y > 0).to(y.dtype) if relu else torch.ops.aten.tanh_backward(torch.ones_like(y), y)
+    dg = output_slope(y, relu)
     dg_t, grad_t = dg.unbind(0), grad_y.unbind(0)
 
     def step(t: int, dh: Tensor) -> tuple[Tensor]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..cpu._recurrent import active_steps
 from ._checks import check_device, check_lengths, check_shape
 
 __all__ = ["before", "check_sequence", "check_weights", "input_gradients", "without_padding"]
@@ -37,7 +38,7 @@ def check_sequence(
         raise TypeError(f"{op}: reset must be bool, got {reset.dtype}")
     check_device(op, "reset", reset, "x", x)
     if lengths is not None:
-        reset = reset & (torch.arange(T, device=x.device)[:, None] < lengths)
+        reset = reset & active_steps(lengths, T)[:, :, 0]
     return lengths, reset
 
 
@@ -64,7 +65,7 @@ def without_padding(lengths: Tensor | None, *tensors: Tensor) -> tuple[Tensor, .
     """Tensors [T,B,...], 0 beyond each item's length: a product with a zero gradient would not remove NaN there."""
     if lengths is None:
         return tensors
-    ended = (torch.arange(tensors[0].shape[0], device=lengths.device)[:, None] >= lengths)[:, :, None]
+    ended = ~active_steps(lengths, tensors[0].shape[0])
     return tuple(t.masked_fill(ended, 0) for t in tensors)
 
 
