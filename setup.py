@@ -12,6 +12,7 @@ setup(
         "seqops.bench",
         "seqops.cpu",
         "seqops.decoding",
+        "seqops.embeddings",
         "seqops.kernels",
         "seqops.nn",
         "seqops.ops",

@@ -1,6 +1,6 @@
 """Sequence models' building blocks as Triton kernels with a CPU path: `seqops.nn`, `seqops.functional`, decoding."""
 
-from . import functional, nn
+from . import embeddings, functional, nn
 from .convert import convert
 from .decoding import BeamSearchOutput, ErrorAnalysis, analyze_errors, beam_search, score_sequences
 
@@ -12,6 +12,7 @@ __all__ = [
     "analyze_errors",
     "beam_search",
     "convert",
+    "embeddings",
     "functional",
     "nn",
     "score_sequences",

@@ -1,0 +1,22 @@
+"""From text to word vectors: vocabulary, corpus, trained vectors, their evaluation and their files."""
+
+from .corpus import Block, EncodedCorpus, pairs
+from .evaluation import AnalogyResult, PairResult, evaluate_analogies, evaluate_pairs, spearman
+from .formats import load_vectors, save_vectors
+from .vocabulary import Vocabulary
+from .word_vectors import WordVectors
+
+__all__ = [
+    "AnalogyResult",
+    "Block",
+    "EncodedCorpus",
+    "PairResult",
+    "Vocabulary",
+    "WordVectors",
+    "evaluate_analogies",
+    "evaluate_pairs",
+    "load_vectors",
+    "pairs",
+    "save_vectors",
+    "spearman",
+]
