@@ -22,31 +22,38 @@ def rnn_sequence_fwd(
     lengths: Tensor | None,
     reset: Tensor | None,
     reset_state: Tensor | None,
+    recurrent_mask: Tensor | None,
+    zoneout: Tensor | None,
+    heads: int,
     reverse: bool,
     relu: bool,
-) -> tuple[Tensor, Tensor]:
+    training: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
     """See `seqops.ops.rnn`. One GEMM for the inputs of all steps, then the walk."""
     gx = F.linear(x, w_ih, sum_of_biases(b_ih, b_hh))
     fresh = None if reset_state is None else (reset_state,)
     y, (h_n,), _ = walk_forward(
         "relu" if relu else "tanh", gx, (h0,), w_hh, None, lengths, reset, fresh, reverse, keep_cells=False
     )
-    return y, h_n
+    return y, h_n, x.new_empty(0)
 
 
 def rnn_sequence_bwd(
     grad_y: Tensor,
     grad_h_n: Tensor,
     w_hh: Tensor,
-    y: Tensor,
+    out: Tensor,
     lengths: Tensor | None,
     reset: Tensor | None,
+    recurrent_mask: Tensor | None,
+    zoneout: Tensor | None,
+    heads: int,
     reverse: bool,
     relu: bool,
     need_reset_state: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See `seqops.ops.rnn`. The slope follows from the output, then the walk."""
-    dg = output_slope(y, relu)
+    dg = output_slope(out, relu)
     mask_ended(lengths, dg)
     (dh0,), (by_reset,) = walk_back(
         "tanh", dg, None, grad_y, None, (grad_h_n,), w_hh, lengths, reset, need_reset_state, reverse

@@ -12,6 +12,21 @@ from torch import Tensor
 __all__ = ["additive_attention", "beam_topk", "gru", "gru_cell", "lstm", "lstm_cell", "rnn", "rnn_cell"]
 
 
+def _hidden(h: Tensor, w: Tensor, b: Tensor | None, heads: int, mask: Tensor | None) -> Tensor:
+    """W h + b, where W [G*H,H/heads] holds the diagonal blocks of each gate's [H,H], and mask multiplies h."""
+    gates = w.shape[0] // h.shape[1] if h.shape[1] else 1
+    if heads > 1:
+        w = torch.cat([torch.block_diag(*gate.chunk(heads)) for gate in w.chunk(gates)])
+    return F.linear(h if mask is None else h * mask, w, b)
+
+
+def _kept(zoneout: Tensor | float | None, old: Tensor, new: Tensor) -> Tensor:
+    if zoneout is None:
+        return new
+    share = zoneout.to(new.dtype) if isinstance(zoneout, Tensor) else zoneout
+    return share * old + (1 - share) * new
+
+
 def rnn_cell(
     x: Tensor,
     h: Tensor,
@@ -21,9 +36,12 @@ def rnn_cell(
     b_hh: Tensor | None = None,
     *,
     nonlinearity: str = "tanh",
+    heads: int = 1,
+    recurrent_mask: Tensor | None = None,
+    zoneout: Tensor | float | None = None,
 ) -> Tensor:
-    a = F.linear(x, w_ih, b_ih) + F.linear(h, w_hh, b_hh)
-    return torch.tanh(a) if nonlinearity == "tanh" else torch.relu(a)
+    a = F.linear(x, w_ih, b_ih) + _hidden(h, w_hh, b_hh, heads, recurrent_mask)
+    return _kept(zoneout, h, torch.tanh(a) if nonlinearity == "tanh" else torch.relu(a))
 
 
 def gru_cell(
@@ -35,14 +53,18 @@ def gru_cell(
     b_hh: Tensor | None = None,
     *,
     reset_after: bool = True,
+    heads: int = 1,
+    recurrent_mask: Tensor | None = None,
+    zoneout: Tensor | float | None = None,
 ) -> Tensor:
     gx_r, gx_z, gx_n = F.linear(x, w_ih, b_ih).chunk(3, -1)
     w_r, w_z, w_n = w_hh.chunk(3)
     b_r, b_z, b_n = (None, None, None) if b_hh is None else b_hh.chunk(3)
-    r = torch.sigmoid(gx_r + F.linear(h, w_r, b_r))
-    z = torch.sigmoid(gx_z + F.linear(h, w_z, b_z))
-    n = torch.tanh(gx_n + (r * F.linear(h, w_n, b_n) if reset_after else F.linear(r * h, w_n, b_n)))
-    return (1 - z) * n + z * h
+    rest = (heads, recurrent_mask)
+    r = torch.sigmoid(gx_r + _hidden(h, w_r, b_r, *rest))
+    z = torch.sigmoid(gx_z + _hidden(h, w_z, b_z, *rest))
+    n = torch.tanh(gx_n + (r * _hidden(h, w_n, b_n, *rest) if reset_after else _hidden(r * h, w_n, b_n, *rest)))
+    return _kept(zoneout, h, (1 - z) * n + z * h)
 
 
 def lstm_cell(
@@ -54,16 +76,28 @@ def lstm_cell(
     b_hh: Tensor | None = None,
     *,
     w_hr: Tensor | None = None,
+    heads: int = 1,
+    recurrent_mask: Tensor | None = None,
+    zoneout: Any = None,
 ) -> tuple[Tensor, Tensor]:
     h, c = state
-    i, f, g, o = (F.linear(x, w_ih, b_ih) + F.linear(h, w_hh, b_hh)).chunk(4, -1)
-    c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
-    h = torch.sigmoid(o) * torch.tanh(c)
-    return (h if w_hr is None else F.linear(h, w_hr)), c
+    i, f, g, o = (F.linear(x, w_ih, b_ih) + _hidden(h, w_hh, b_hh, heads, recurrent_mask)).chunk(4, -1)
+    new_c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+    new_h = torch.sigmoid(o) * torch.tanh(new_c)
+    kept_h, kept_c = zoneout if isinstance(zoneout, tuple) else (zoneout, None)
+    return _kept(kept_h, h, new_h if w_hr is None else F.linear(new_h, w_hr)), _kept(kept_c, c, new_c)
+
+
+def _at(zoneout: Any, t: int) -> Any:
+    """Of step t, where it is a tensor."""
+    if isinstance(zoneout, tuple):
+        return tuple(_at(z, t) for z in zoneout)
+    return zoneout[t] if isinstance(zoneout, Tensor) else zoneout
 
 
 def _sequence(
-    cell: Callable[[Tensor, tuple[Tensor, ...]], tuple[Tensor, ...]],
+    cell: Callable[..., tuple[Tensor, ...]],
+    zoneout: Any,
     x: Tensor,
     state: tuple[Tensor, ...],
     lengths: Tensor | None,
@@ -79,7 +113,7 @@ def _sequence(
         active = torch.ones(B, 1, dtype=torch.bool, device=x.device) if lengths is None else (t < lengths)[:, None]
         if reset is not None:
             state = tuple(torch.where(reset[t][:, None] & active, f, s) for f, s in zip(fresh, state, strict=True))
-        state = tuple(torch.where(active, n, s) for n, s in zip(cell(x[t], state), state, strict=True))
+        state = tuple(torch.where(active, n, s) for n, s in zip(cell(x[t], state, _at(zoneout, t)), state, strict=True))
         for kept, s in zip(states, state, strict=True):
             kept[t] = torch.where(active, s, 0)
     return [torch.stack(k) if T else x.new_empty(0, *s.shape) for k, s in zip(states, state, strict=True)], state
@@ -94,13 +128,25 @@ def rnn(
     b_hh: Tensor | None = None,
     *,
     nonlinearity: str = "tanh",
+    heads: int = 1,
+    recurrent_mask: Tensor | None = None,
+    zoneout: Tensor | float | None = None,
     lengths: Tensor | None = None,
     reset: Tensor | None = None,
     reset_state: Tensor | None = None,
     reverse: bool = False,
 ) -> tuple[Tensor, Tensor]:
     (y,), (h_n,) = _sequence(
-        lambda x, s: (rnn_cell(x, s[0], w_ih, w_hh, b_ih, b_hh, nonlinearity=nonlinearity),),
+        lambda x, s, zoneout: (
+            rnn_cell(
+                *(x, s[0], w_ih, w_hh, b_ih, b_hh),
+                nonlinearity=nonlinearity,
+                heads=heads,
+                recurrent_mask=recurrent_mask,
+                zoneout=zoneout,
+            ),
+        ),
+        zoneout,
         *(x, (h0,), lengths, reset, None if reset_state is None else (reset_state,), reverse),
     )
     return y, h_n
@@ -115,13 +161,25 @@ def gru(
     b_hh: Tensor | None = None,
     *,
     reset_after: bool = True,
+    heads: int = 1,
+    recurrent_mask: Tensor | None = None,
+    zoneout: Tensor | float | None = None,
     lengths: Tensor | None = None,
     reset: Tensor | None = None,
     reset_state: Tensor | None = None,
     reverse: bool = False,
 ) -> tuple[Tensor, Tensor]:
     (y,), (h_n,) = _sequence(
-        lambda x, s: (gru_cell(x, s[0], w_ih, w_hh, b_ih, b_hh, reset_after=reset_after),),
+        lambda x, s, zoneout: (
+            gru_cell(
+                *(x, s[0], w_ih, w_hh, b_ih, b_hh),
+                reset_after=reset_after,
+                heads=heads,
+                recurrent_mask=recurrent_mask,
+                zoneout=zoneout,
+            ),
+        ),
+        zoneout,
         *(x, (h0,), lengths, reset, None if reset_state is None else (reset_state,), reverse),
     )
     return y, h_n
@@ -136,6 +194,9 @@ def lstm(
     b_hh: Tensor | None = None,
     *,
     w_hr: Tensor | None = None,
+    heads: int = 1,
+    recurrent_mask: Tensor | None = None,
+    zoneout: Any = None,
     lengths: Tensor | None = None,
     reset: Tensor | None = None,
     reset_state: tuple[Tensor, Tensor] | None = None,
@@ -143,7 +204,14 @@ def lstm(
     return_cells: bool = False,
 ) -> tuple[Any, ...]:
     (y, cells), (h_n, c_n) = _sequence(
-        lambda x, s: lstm_cell(x, (s[0], s[1]), w_ih, w_hh, b_ih, b_hh, w_hr=w_hr),
+        lambda x, s, zoneout: lstm_cell(
+            *(x, (s[0], s[1]), w_ih, w_hh, b_ih, b_hh),
+            w_hr=w_hr,
+            heads=heads,
+            recurrent_mask=recurrent_mask,
+            zoneout=zoneout,
+        ),
+        zoneout,
         *(x, state, lengths, reset, reset_state, reverse),
     )
     return (y, (h_n, c_n), cells) if return_cells else (y, (h_n, c_n))

@@ -80,6 +80,16 @@ def lstm(T: int, B: int, I: int, H: int, P: int | None = None) -> dict[str, Tens
     return inputs if P is None else inputs | {"w_hr": randn(P, H, seed=8, scale=max(1, H) ** -0.5)}
 
 
+def in_heads(problem: Callable[..., dict[str, Tensor]], heads: int) -> Callable[..., dict[str, Tensor]]:
+    """The hidden size is `heads` times D, and W_hh holds blocks."""
+
+    def make(D: int, **sizes: int) -> dict[str, Tensor]:
+        inputs = problem(H=heads * D, **sizes)
+        return inputs | {"w_hh": inputs["w_hh"][:, :D].contiguous()}
+
+    return make
+
+
 def resettable(problem: Callable[..., dict[str, Tensor]]) -> Callable[..., dict[str, Tensor]]:
     """With the state that resets put in place."""
 
@@ -113,18 +123,37 @@ def sequence_options(draw: Callable[..., Any], T: int, B: int, **_: int) -> dict
     return options
 
 
+def regularized(draw: Callable[..., Any], T: int, B: int, H: int, P: int | None = None, **_: int) -> dict[str, Any]:
+    """Recurrent dropout and zoneout, each now and then."""
+    wide = H if P is None else P
+    options: dict[str, Any] = {}
+    if draw(st.booleans(), label="recurrent_mask"):
+        options["recurrent_mask"] = 1.5 * (randn(B, wide, seed=14) > 0)
+    kind = draw(st.sampled_from([None, "mask", "share", "number"]), label="zoneout")
+    if kind is not None:
+        share = randn(T, B, wide, seed=15).abs() % 1
+        options["zoneout"] = {"mask": share > 0.5, "share": share, "number": 0.25}[kind]
+    return options
+
+
 def rnn_options(draw: Callable[..., Any], **sizes: int) -> dict[str, Any]:
     nonlinearity = draw(st.sampled_from(["tanh", "relu"]), label="nonlinearity")
-    return {"nonlinearity": nonlinearity} | (sequence_options(draw, **sizes) if "T" in sizes else {})
+    options = {"nonlinearity": nonlinearity}
+    return options | (sequence_options(draw, **sizes) | regularized(draw, **sizes) if "T" in sizes else {})
 
 
 def gru_options(draw: Callable[..., Any], **sizes: int) -> dict[str, Any]:
     reset_after = draw(st.booleans(), label="reset_after")
-    return {"reset_after": reset_after} | (sequence_options(draw, **sizes) if "T" in sizes else {})
+    options = {"reset_after": reset_after}
+    return options | (sequence_options(draw, **sizes) | regularized(draw, **sizes) if "T" in sizes else {})
 
 
 def lstm_options(draw: Callable[..., Any], **sizes: int) -> dict[str, Any]:
-    return {"return_cells": draw(st.booleans(), label="return_cells")} | sequence_options(draw, **sizes)
+    options = {"return_cells": draw(st.booleans(), label="return_cells")} | sequence_options(draw, **sizes)
+    options |= regularized(draw, **sizes)
+    if draw(st.booleans(), label="zoneout of c"):
+        options["zoneout_c"] = randn(sizes["T"], sizes["B"], sizes["H"], seed=16).abs() % 1
+    return options
 
 
 def flat_lstm_cell(fn: Callable[..., Any]) -> Callable[..., Any]:
@@ -132,7 +161,11 @@ def flat_lstm_cell(fn: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def flat_lstm(fn: Callable[..., Any]) -> Callable[..., Any]:
-    def flat(x: Any, h0: Any, c0: Any, reset_h: Any = None, reset_c: Any = None, **rest: Any) -> tuple[Tensor, ...]:
+    def flat(
+        x: Any, h0: Any, c0: Any, reset_h: Any = None, reset_c: Any = None, zoneout_c: Any = None, **rest: Any
+    ) -> tuple[Tensor, ...]:
+        if zoneout_c is not None:
+            rest["zoneout"] = (rest.get("zoneout"), zoneout_c)
         y, (h_n, c_n), *cells = fn(x, (h0, c0), reset_state=None if reset_h is None else (reset_h, reset_c), **rest)
         return y, h_n, c_n, *cells
 
@@ -179,6 +212,21 @@ def usual(**fixed: Any) -> Callable[..., dict[str, Any]]:
     return lambda T, B, **_: {"reset": resets(T, B), **fixed}
 
 
+def regular(heads: int = 1, **fixed: Any) -> dict[str, Any]:
+    """The options of a case with recurrent dropout, zoneout and, where there are several, heads."""
+
+    def usual(T: int, B: int, H: int = 0, D: int = 0, **_: int) -> dict[str, Any]:
+        wide = H or heads * D
+        share = randn(T, B, wide, seed=15).abs() % 1
+        options = {"recurrent_mask": 1.5 * (randn(B, wide, seed=14) > 0), "zoneout": share, "heads": heads}
+        return options | {"reset": resets(T, B)} | fixed
+
+    def drawn(draw: Callable[..., Any], T: int, B: int, D: int, **_: int) -> dict[str, Any]:
+        return sequence_options(draw, T=T, B=B) | regularized(draw, T, B, heads * D) | {"heads": heads} | fixed
+
+    return {"usual": usual, "options": drawn}
+
+
 CASES = {
     case.label: case
     for case in (
@@ -215,6 +263,24 @@ CASES = {
             zero=frozenset("TBIHP"),
             usual=usual(return_cells=True),
             **LSTM,
+        ),
+        *(
+            Case(
+                f"{label} with heads",
+                name,
+                resettable(in_heads(problem, 3)),
+                {"T": 5, "B": 20, "I": 5, "D": 7},
+                zero=frozenset("TBID"),
+                optional=(*BIASES, frozenset({"reset_state", "reset_h", "reset_c"})),
+                flat=flat,
+                **regular(3, **fixed),
+            )
+            for label, name, problem, flat, fixed in (
+                ("rnn", "rnn", rnn, lambda fn: fn, {}),
+                ("gru", "gru", gru, lambda fn: fn, {}),
+                ("gru of Cho", "gru", gru, lambda fn: fn, {"reset_after": False}),
+                ("lstm", "lstm", lstm, flat_lstm, {}),
+            )
         ),
         Case(
             "additive_attention",

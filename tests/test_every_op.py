@@ -30,9 +30,11 @@ def leaves(case: Case, device: str) -> dict[str, Tensor]:
 
 
 def first_output(case: Case, inputs: dict[str, Tensor], reference: bool = False) -> Tensor:
-    device = next(t.device for t in inputs.values() if isinstance(t, Tensor))
-    options = case.usual(**sizes(case))
-    options = {n: o.to(device) if isinstance(o, Tensor) else o for n, o in options.items()}
+    first = next(t for t in inputs.values() if isinstance(t, Tensor) and t.is_floating_point())
+    options = {n: o.to(first.device) if isinstance(o, Tensor) else o for n, o in case.usual(**sizes(case)).items()}
+    options = {
+        n: o.to(first.dtype) if isinstance(o, Tensor) and o.is_floating_point() else o for n, o in options.items()
+    }
     outputs = (case.reference if reference else case.op)(**inputs, **options)
     return outputs if isinstance(outputs, Tensor) else outputs[0]
 

@@ -104,7 +104,7 @@ def test_gru_lengths_that_are_clamped_on_a_gpu(path: Path, reverse: bool) -> Non
     inputs = [t.float().to(path.device) for t in problem(3, 2, 2, 4).values()]
     got, expected = (
         torch.ops.seqops.gru_sequence_fwd(
-            *inputs, torch.tensor(lengths, dtype=torch.int32).to(path.device), None, None, reverse, True, False
+            *inputs, torch.tensor(lengths, dtype=torch.int32).to(path.device), *[None] * 4, 1, reverse, True, False
         )
         for lengths in ([9, -5], [3, 0])
     )

@@ -49,39 +49,54 @@ def op_arguments(dtype: torch.dtype) -> dict[str, list[tuple[Any, ...]]]:
     _, parents, tokens, normalizer = torch.ops.seqops.beam_topk_fwd(logits, scores, 4)
     return {
         "rnn_sequence_fwd": [
-            (r(T, B, I), r(B, H), *gates(1), lengths, reset, r(B, H), True, False),
-            (r(T, B, I), r(B, H), *gates(1, bias=False), None, None, None, False, True),
-            (r(0, B, I), r(B, H), *gates(1), None, None, None, False, False),
+            (r(T, B, I), r(B, H), *gates(1), lengths, reset, r(B, H), None, None, 1, True, False, False),
+            (r(T, B, I), r(B, H), *gates(1, bias=False), None, None, None, None, None, 1, False, True, True),
+            (r(T, B, I), r(B, H), *gates(1, P=1), lengths, None, None, r(B, H), r(T, B, H), H, False, True, True),
+            (r(0, B, I), r(B, H), *gates(1), None, None, None, None, None, 1, False, False, True),
         ],
         "rnn_sequence_bwd": [
-            (r(T, B, H), r(B, H), r(H, H), r(T, B, H), lengths, reset, False, True, True),
-            (r(T, B, H), r(B, H), r(H, H), r(T, B, H), None, None, True, False, False),
+            (r(T, B, H), r(B, H), r(H, H), r(T, B, H), lengths, reset, None, None, 1, False, True, True),
+            (r(T, B, H), r(B, H), r(H, 1), r(T, B, H), None, None, r(B, H), r(T, B, H), H, True, False, False),
         ],
         "gru_sequence_fwd": [
-            (r(T, B, I), r(B, H), *gates(3), lengths, reset, r(B, H), True, True, False),
-            (r(T, B, I), r(B, H), *gates(3), None, None, None, False, True, True),
-            (r(T, B, I), r(B, H), *gates(3, bias=False), None, None, None, False, False, True),
-            (r(0, B, I), r(B, H), *gates(3), None, None, None, False, True, False),
+            (r(T, B, I), r(B, H), *gates(3), lengths, reset, r(B, H), None, None, 1, True, True, False),
+            (r(T, B, I), r(B, H), *gates(3), None, None, None, r(B, H), None, 1, False, True, True),
+            (r(T, B, I), r(B, H), *gates(3, False), None, None, None, None, r(T, B, H), 1, False, False, True),
+            (r(T, B, I), r(B, H), *gates(3, P=1), None, None, None, None, None, H, False, True, True),
+            (r(0, B, I), r(B, H), *gates(3), None, None, None, None, None, 1, False, True, False),
         ],
         "gru_sequence_bwd": [
-            (*(r(T, B, H), r(B, H), r(T, B, I), *gates(3), lengths, reset, False, True), *kept(4, H), True),
-            (*(r(T, B, H), r(B, H), r(T, B, I), *gates(3, bias=False), None, None, True, False), *kept(3, H), False),
-        ],
-        "lstm_sequence_fwd": [
-            (r(T, B, I), *state, *gates(4), None, lengths, reset, *state, True, True, False),
-            (r(T, B, I), *state, *gates(4, bias=False), None, None, None, None, None, False, False, True),
-            (r(T, B, I), r(B, 2), r(B, H), *gates(4, P=2), r(2, H), None, None, None, None, False, False, True),
-        ],
-        "lstm_sequence_bwd": [
             (
-                *(r(T, B, H), *state, r(T, B, H), r(T, B, I), *gates(4), None, lengths, reset, False),
-                *(r(T, B, H), r(T, B, H)),
+                *(r(T, B, H), r(B, H), r(T, B, I), *gates(3), lengths, reset, None, None, 1, False, True),
                 *kept(4, H),
                 True,
             ),
             (
-                *(r(T, B, 2), r(B, 2), r(B, H), None, r(T, B, I), *gates(4, False, 2), r(2, H), None, None, True),
-                *(r(T, B, 2), r(T, B, H)),
+                *(r(T, B, H), r(B, H), r(T, B, I), *gates(3, False, 1), None, None, r(B, H), r(T, B, H), H),
+                *(True, False),
+                *kept(3, H),
+                False,
+            ),
+        ],
+        "lstm_sequence_fwd": [
+            (r(T, B, I), *state, *gates(4), None, lengths, reset, *state, None, None, None, 1, True, True, False),
+            (r(T, B, I), *state, *gates(4, bias=False), *[None] * 8, 1, False, False, True),
+            (r(T, B, I), r(B, 2), r(B, H), *gates(4, P=2), r(2, H), *[None] * 7, 1, False, False, True),
+            (
+                *(r(T, B, I), *state, *gates(4, P=1), *[None] * 5, r(B, H), r(T, B, H), r(T, B, H), H),
+                *(False, False, True),
+            ),
+        ],
+        "lstm_sequence_bwd": [
+            (
+                *(r(T, B, H), *state, r(T, B, H), r(T, B, I), *gates(4), None, lengths, reset, None, None, None, 1),
+                *(False, r(T, B, H), r(T, B, H)),
+                *kept(4, H),
+                True,
+            ),
+            (
+                *(r(T, B, 2), r(B, 2), r(B, H), None, r(T, B, I), *gates(4, False, 2), r(2, H), None, None, r(B, 2)),
+                *(r(T, B, 2), r(T, B, H), 1, True, r(T, B, 2), r(T, B, H)),
                 *kept(4, H),
                 False,
             ),

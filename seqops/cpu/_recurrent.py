@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "HiddenWeights",
     "active_steps",
     "input_products",
     "mask_ended",
@@ -63,6 +64,61 @@ def mask_ended(lengths: Tensor | None, *tensors: Tensor) -> None:
     if lengths is not None:
         for tensor in tensors:
             tensor.masked_fill_(~active_steps(lengths, tensor.shape[0]), 0)
+
+
+class HiddenWeights:
+    """W_hh [G*H,P], or with several heads its diagonal blocks [G*H,H/heads], and the products with it."""
+
+    def __init__(self, w_hh: Tensor, heads: int) -> None:
+        self.w, self.w_t = w_hh, w_hh.t()
+        self.heads = heads if w_hh.numel() else 1
+        if self.heads > 1:
+            D = w_hh.shape[1]
+            # [heads, D, G*D], the blocks of a head side by side
+            self.blocks = w_hh.reshape(-1, heads, D, D).permute(1, 3, 0, 2).reshape(heads, D, -1)
+
+    def _split(self, d: Tensor) -> Tensor:
+        """[N,G*H] -> [heads,N,G*D]"""
+        heads, D, _ = self.blocks.shape
+        N, width = d.shape
+        return d.reshape(N, width // (heads * D), heads, D).permute(2, 0, 1, 3).reshape(heads, N, width // heads)
+
+    def add_to(self, a: Tensor, h: Tensor) -> Tensor:
+        """a [B,G*H] += W h, in place."""
+        if self.heads == 1:
+            return a.addmm_(h, self.w_t)
+        heads, D, width = self.blocks.shape
+        B, gates = h.shape[0], width // D
+        product = torch.bmm(self._split(h), self.blocks).view(heads, B, gates, D)
+        a.view(B, gates, heads, D).add_(product.permute(1, 2, 0, 3))
+        return a
+
+    def product(self, h: Tensor, bias: Tensor | None, out: Tensor) -> Tensor:
+        """out [B,G*H] = W h + bias."""
+        if self.heads > 1:
+            out.zero_() if bias is None else out.copy_(bias)
+            return self.add_to(out, h)
+        return torch.mm(h, self.w_t, out=out) if bias is None else torch.addmm(bias, h, self.w_t, out=out)
+
+    def back(self, d: Tensor, direct: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """mask * (W^T d) + direct: from the gradients of the pre-activations [B,G*H] to that of the state [B,P]."""
+        if self.heads == 1:
+            if mask is None and direct is not None:
+                return torch.addmm(direct, d, self.w)
+            dh = torch.mm(d, self.w)
+        else:
+            dh = torch.bmm(self._split(d), self.blocks.transpose(1, 2)).transpose(0, 1).flatten(1).contiguous()
+        if mask is not None:
+            return dh.mul_(mask) if direct is None else torch.addcmul(direct, dh, mask)
+        return dh if direct is None else dh.add_(direct)
+
+    def gradient(self, d: Tensor, h: Tensor) -> Tensor:
+        """Of W, from the gradients of the pre-activations [N,G*H] and the states [N,P] that they met."""
+        if self.heads == 1:
+            return d.t() @ h
+        heads, D, width = self.blocks.shape
+        blocks = torch.bmm(self._split(d).transpose(1, 2), self._split(h))
+        return blocks.view(heads, width // D, D, D).transpose(0, 1).reshape(self.w.shape)
 
 
 def walk_forward(

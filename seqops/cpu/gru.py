@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ._recurrent import (
+    HiddenWeights,
     input_products,
     mask_ended,
     sigmoid_slope,
@@ -28,6 +29,9 @@ def gru_sequence_fwd(
     lengths: Tensor | None,
     reset: Tensor | None,
     reset_state: Tensor | None,
+    recurrent_mask: Tensor | None,
+    zoneout: Tensor | None,
+    heads: int,
     reverse: bool,
     reset_after: bool,
     training: bool,
@@ -42,23 +46,29 @@ def gru_sequence_fwd(
     rz, r, z, n = (gates[..., i * H : j * H].unbind(0) for i, j in ((0, 2), (0, 1), (1, 2), (2, 3)))
     gh_n = gates[..., 3 * H :].unbind(0) if keeps else [x.new_empty(B, H)] * T
     y = x.new_empty(T, B, H)
-    y_t, w_rz, w_n = y.unbind(0), w_hh[: 2 * H].t(), w_hh[2 * H :].t()
+    y_t = y.unbind(0)
+    kept_t = None if zoneout is None else zoneout.unbind(0)
+    w_rz, w_n = HiddenWeights(w_hh[: 2 * H], heads), HiddenWeights(w_hh[2 * H :], heads)
 
     def step(t: int, h: Tensor) -> tuple[Tensor]:
-        rz[t].addmm_(h, w_rz).sigmoid_()
+        met = h if recurrent_mask is None else h * recurrent_mask
+        w_rz.add_to(rz[t], met).sigmoid_()
         if not reset_after:
-            n[t].addmm_(r[t] * h, w_n).tanh_()
+            w_n.add_to(n[t], r[t] * met).tanh_()
         else:
-            if b_n is None:
-                torch.mm(h, w_n, out=gh_n[t])
-            else:
-                torch.addmm(b_n, h, w_n, out=gh_n[t])
+            w_n.product(met, b_n, gh_n[t])
             n[t].addcmul_(r[t], gh_n[t]).tanh_()
-        return (torch.lerp(n[t], h, z[t], out=y_t[t]),)
+        passed = z[t] if kept_t is None else _with_zoneout(z[t], kept_t[t])
+        return (torch.lerp(n[t], h, passed, out=y_t[t]),)
 
     (h_n,) = walk_forward(step, (h0,), T, lengths, reset, None if reset_state is None else (reset_state,), reverse)
     mask_ended(lengths, y)
     return y, h_n.clone(), gates if training else x.new_empty(0)
+
+
+def _with_zoneout(z: Tensor, kept: Tensor) -> Tensor:
+    """What of h is passed on in all: a kept share, and z of the rest."""
+    return torch.addcmul(kept, 1 - kept, z)
 
 
 def _biases(b_ih: Tensor | None, b_hh: Tensor | None, H: int, reset_after: bool) -> tuple[Tensor | None, Tensor | None]:
@@ -80,6 +90,9 @@ def gru_sequence_bwd(
     b_hh: Tensor | None,
     lengths: Tensor | None,
     reset: Tensor | None,
+    recurrent_mask: Tensor | None,
+    zoneout: Tensor | None,
+    heads: int,
     reverse: bool,
     reset_after: bool,
     h_prev: Tensor,
@@ -93,36 +106,42 @@ def gru_sequence_bwd(
     """
     T, B, H = h_prev.shape
     r, z, n = (gates[..., i * H : (i + 1) * H] for i in range(3))
-    by_n = tanh_slope(1 - z, n, grad_input=torch.empty_like(h_prev))
+    passed = z if zoneout is None else _with_zoneout(z, zoneout)
+    by_n = tanh_slope(1 - passed, n, grad_input=torch.empty_like(h_prev))
     dgh = torch.empty(T, B, 3, H, dtype=h_prev.dtype, device=h_prev.device)
-    sigmoid_slope(h_prev - n, z, grad_input=dgh[:, :, 1])
+    by_z = h_prev - n if zoneout is None else (h_prev - n).mul_(1 - zoneout)
+    sigmoid_slope(by_z, z, grad_input=dgh[:, :, 1])
     dh_all = torch.empty_like(by_n)
-    dh_t, z_t, grad_t = dh_all.unbind(0), z.unbind(0), grad_y.unbind(0)
+    dh_t, passed_t, grad_t = dh_all.unbind(0), passed.unbind(0), grad_y.unbind(0)
     rh = None
     if reset_after:
         sigmoid_slope(by_n * gates[..., 3 * H :], r, grad_input=dgh[:, :, 0])
         torch.mul(by_n, r, out=dgh[:, :, 2])
-        dgh_t = dgh.unbind(0)
+        dgh_t, weights = dgh.unbind(0), HiddenWeights(w_hh, heads)
 
-        def step(t: int, passed: Tensor) -> tuple[Tensor]:
-            dh = torch.add(passed, grad_t[t], out=dh_t[t])
+        def step(t: int, later: Tensor) -> tuple[Tensor]:
+            dh = torch.add(later, grad_t[t], out=dh_t[t])
             dgh_t[t].mul_(dh[:, None])
-            return (torch.addmm(dh * z_t[t], dgh_t[t].flatten(1), w_hh),)
+            return (weights.back(dgh_t[t].flatten(1), dh * passed_t[t], recurrent_mask),)
     else:
-        rh = r * h_prev
+        met = h_prev if recurrent_mask is None else h_prev * recurrent_mask
+        rh = r * met
         # d rh / d r's pre-activation
-        sigmoid_slope(h_prev, r, grad_input=dgh[:, :, 0])
+        sigmoid_slope(met, r, grad_input=dgh[:, :, 0])
         dgh[:, :, 2] = by_n
         dr_t, dz_t, dn_t = (dgh[:, :, i].unbind(0) for i in range(3))
         r_t, drz_t = r.unbind(0), dgh[:, :, :2].unbind(0)
-        w_rz, w_n = w_hh[: 2 * H], w_hh[2 * H :]
+        w_rz, w_n = HiddenWeights(w_hh[: 2 * H], heads), HiddenWeights(w_hh[2 * H :], heads)
 
-        def step(t: int, passed: Tensor) -> tuple[Tensor]:
-            dh = torch.add(passed, grad_t[t], out=dh_t[t])
-            drh = torch.mm(dn_t[t].mul_(dh), w_n)
+        def step(t: int, later: Tensor) -> tuple[Tensor]:
+            dh = torch.add(later, grad_t[t], out=dh_t[t])
+            drh = w_n.back(dn_t[t].mul_(dh))
             dr_t[t].mul_(drh)
             dz_t[t].mul_(dh)
-            return (torch.addmm(torch.addcmul(dh * z_t[t], drh, r_t[t]), drz_t[t].flatten(1), w_rz),)
+            direct = dh * passed_t[t]
+            if recurrent_mask is None:
+                return (w_rz.back(drz_t[t].flatten(1), torch.addcmul(direct, drh, r_t[t])),)
+            return (w_rz.back(drz_t[t].flatten(1), drh * r_t[t]).mul_(recurrent_mask).add_(direct),)
 
     (dh0,), (by_reset,) = walk_back(step, (grad_h_n,), T, lengths, reset, need_reset_state, reverse)
     dgh = dgh.flatten(2)

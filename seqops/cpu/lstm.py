@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ._recurrent import (
+    HiddenWeights,
     input_products,
     mask_ended,
     sigmoid_slope,
@@ -31,6 +32,10 @@ def lstm_sequence_fwd(
     reset: Tensor | None,
     reset_h: Tensor | None,
     reset_c: Tensor | None,
+    recurrent_mask: Tensor | None,
+    zoneout_h: Tensor | None,
+    zoneout_c: Tensor | None,
+    heads: int,
     reverse: bool,
     cells: bool,
     training: bool,
@@ -44,19 +49,27 @@ def lstm_sequence_fwd(
         gates[..., a * H : b * H].unbind(0) for a, b in ((0, 4), (0, 2), (0, 1), (1, 2), (2, 3), (3, 4))
     )
     y = x.new_empty(T, B, P)
-    y_t, w = y.unbind(0), w_hh.t()
+    y_t, weights = y.unbind(0), HiddenWeights(w_hh, heads)
     c_all = x.new_empty(T if cells or training else 0, B, H)
     c_t = c_all.unbind(0)
     m = None if w_hr is None else x.new_empty(B, H)
+    kept_h = None if zoneout_h is None else zoneout_h.unbind(0)
+    kept_c = None if zoneout_c is None else zoneout_c.unbind(0)
 
     def step(t: int, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
-        all_t[t].addmm_(h, w)
+        weights.add_to(all_t[t], h if recurrent_mask is None else h * recurrent_mask)
         i_f[t].sigmoid_()
         g[t].tanh_()
         o[t].sigmoid_()
-        c = torch.mul(f[t], c, out=c_t[t] if c_t else None).addcmul_(i[t], g[t])
-        out = torch.mul(o[t], c.tanh(), out=y_t[t] if m is None else m)
-        return (out if w_hr is None else torch.mm(out, w_hr.t(), out=y_t[t])), c
+        y_out, c_out = y_t[t] if kept_h is None else None, c_t[t] if c_t else None
+        new_c = torch.mul(f[t], c, out=c_out if kept_c is None else None).addcmul_(i[t], g[t])
+        new_h = torch.mul(o[t], new_c.tanh(), out=y_out if m is None else m)
+        if w_hr is not None:
+            new_h = torch.mm(new_h, w_hr.t(), out=y_out)
+        return (
+            new_h if kept_h is None else torch.lerp(new_h, h, kept_h[t], out=y_t[t]),
+            new_c if kept_c is None else torch.lerp(new_c, c, kept_c[t], out=c_out),
+        )
 
     fresh = None if reset_h is None or reset_c is None else (reset_h, reset_c)
     h_n, c_n = walk_forward(step, (h0, c0), T, lengths, reset, fresh, reverse)
@@ -77,6 +90,10 @@ def lstm_sequence_bwd(
     w_hr: Tensor | None,
     lengths: Tensor | None,
     reset: Tensor | None,
+    recurrent_mask: Tensor | None,
+    zoneout_h: Tensor | None,
+    zoneout_c: Tensor | None,
+    heads: int,
     reverse: bool,
     h_prev: Tensor,
     c_prev: Tensor,
@@ -90,7 +107,7 @@ def lstm_sequence_bwd(
     """
     T, B, H = cells.shape
     i, f, g, o = (gates[..., j * H : (j + 1) * H] for j in range(4))
-    tanh_c = cells.tanh()
+    tanh_c = cells.tanh() if zoneout_c is None else (f * c_prev).addcmul_(i, g).tanh_()
     dg = torch.empty(T, B, 4, H, dtype=cells.dtype, device=cells.device)
     sigmoid_slope(g, i, grad_input=dg[:, :, 0])
     sigmoid_slope(c_prev, f, grad_input=dg[:, :, 1])
@@ -101,18 +118,30 @@ def lstm_sequence_bwd(
     by_cell, by_out, all_t = dg[:, :, :3].unbind(0), dg[:, :, 3].unbind(0), dg.unbind(0)
     f_t, by_c_t, grad_t = f.unbind(0), by_c.unbind(0), grad_y.unbind(0)
     grad_c_t = None if grad_cells is None else grad_cells.unbind(0)
+    kept_h = None if zoneout_h is None else zoneout_h.unbind(0)
+    kept_c = None if zoneout_c is None else zoneout_c.unbind(0)
+    weights = HiddenWeights(w_hh, heads)
 
     def step(t: int, dh: Tensor, dc: Tensor) -> tuple[Tensor, Tensor]:
         dh = dh + grad_t[t]
+        direct_h = None
+        if kept_h is not None:
+            direct_h = dh * kept_h[t]
+            dh = dh - direct_h
         if w_hr is not None:
             dh_all[t] = dh
             dh = torch.mm(dh, w_hr)
         if grad_c_t is not None:
             dc = dc + grad_c_t[t]
+        direct_c = None
+        if kept_c is not None:
+            direct_c = dc * kept_c[t]
+            dc = dc - direct_c
         dc = torch.addcmul(dc, by_c_t[t], dh)
         by_cell[t].mul_(dc[:, None])
         by_out[t].mul_(dh)
-        return torch.mm(all_t[t].flatten(1), w_hh), dc * f_t[t]
+        dh_prev = weights.back(all_t[t].flatten(1), direct_h, recurrent_mask)
+        return dh_prev, dc * f_t[t] if direct_c is None else torch.addcmul(direct_c, dc, f_t[t])
 
     (dh0, dc0), (by_reset_h, by_reset_c) = walk_back(
         step, (grad_h_n, grad_c_n), T, lengths, reset, need_reset_state, reverse

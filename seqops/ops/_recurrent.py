@@ -7,10 +7,19 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..cpu._recurrent import active_steps
+from ..cpu._recurrent import HiddenWeights, active_steps
 from ._checks import check_device, check_lengths, check_shape
 
-__all__ = ["before", "check_sequence", "check_weights", "input_gradients", "without_padding"]
+__all__ = [
+    "as_mask",
+    "as_zoneout",
+    "before",
+    "check_heads",
+    "check_sequence",
+    "check_weights",
+    "input_gradients",
+    "without_padding",
+]
 
 
 def check_weights(
@@ -42,6 +51,45 @@ def check_sequence(
     return lengths, reset
 
 
+def check_heads(op: str, heads: int, H: int) -> int:
+    """The width of a head."""
+    if heads < 1 or H % heads:
+        raise ValueError(f"{op}: heads must divide the hidden size {H}, got {heads}")
+    return H // heads
+
+
+def _constant(op: str, name: str, tensor: Tensor, x: Tensor, shape: Sequence[int]) -> Tensor:
+    """An argument without a gradient, bool or floating, in x's dtype."""
+    check_shape(op, name, tensor, shape)
+    check_device(op, name, tensor, "x", x)
+    if tensor.requires_grad:
+        raise ValueError(f"{op}: {name} must not require grad, it is not differentiated")
+    if tensor.dtype == torch.bool or (x.device.type != "meta" and torch.is_autocast_enabled(x.device.type)):
+        return tensor.to(x.dtype)
+    if tensor.dtype != x.dtype:
+        raise TypeError(f"{op}: {name} must be bool or have the dtype of x, {x.dtype}, got {tensor.dtype}")
+    return tensor
+
+
+def as_mask(op: str, mask: Tensor | None, x: Tensor, P: int) -> Tensor | None:
+    """recurrent_mask [B,P] in x's dtype."""
+    return None if mask is None else _constant(op, "recurrent_mask", mask, x, (x.shape[1], P))
+
+
+def as_zoneout(op: str, zoneout: Tensor | float | None, x: Tensor, H: int) -> Tensor | None:
+    """The share of the old state that each step keeps, [T,B,H] in x's dtype; None where that is nothing."""
+    T, B, _ = x.shape
+    if zoneout is None:
+        return None
+    if isinstance(zoneout, (int, float)):
+        if not 0 <= zoneout <= 1:
+            raise ValueError(f"{op}: zoneout must lie in 0..1, got {zoneout}")
+        return x.new_full((), zoneout).expand(T, B, H) if zoneout else None
+    if op.endswith("_cell"):
+        return _constant(op, "zoneout", zoneout, x, (B, H))[None]
+    return _constant(op, "zoneout", zoneout, x, (T, B, H))
+
+
 def before(
     states: Tensor,
     first: Tensor,
@@ -70,7 +118,14 @@ def without_padding(lengths: Tensor | None, *tensors: Tensor) -> tuple[Tensor, .
 
 
 def input_gradients(
-    needs: Sequence[bool], dgx: Tensor, dgh: Tensor, x: Tensor, h_prev: Tensor, w_ih: Tensor
+    needs: Sequence[bool],
+    dgx: Tensor,
+    dgh: Tensor,
+    x: Tensor,
+    h_prev: Tensor,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    heads: int,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
     """Of x, w_ih, w_hh, b_ih, b_hh, where needed, from those of the pre-activations' two parts."""
     need_x, need_w_ih, need_w_hh, need_b_ih, need_b_hh = needs
@@ -78,7 +133,7 @@ def input_gradients(
     return (
         dgx @ w_ih if need_x else None,
         dgx.flatten(0, 1).t() @ x.flatten(0, 1) if need_w_ih else None,
-        dgh.flatten(0, 1).t() @ h_prev.flatten(0, 1) if need_w_hh else None,
+        HiddenWeights(w_hh, heads).gradient(dgh.flatten(0, 1), h_prev.flatten(0, 1)) if need_w_hh else None,
         db_ih,
         (db_ih if dgh is dgx and db_ih is not None else dgh.sum((0, 1))) if need_b_hh else None,
     )

@@ -10,10 +10,22 @@ from torch import Tensor
 
 from ._autograd import once_differentiable
 from ._checks import autocast, check_dtypes, check_shape
-from ._recurrent import before, check_sequence, check_weights, input_gradients, without_padding
+from ._recurrent import (
+    as_mask,
+    as_zoneout,
+    before,
+    check_heads,
+    check_sequence,
+    check_weights,
+    input_gradients,
+    without_padding,
+)
 from ._register import register, takes_torch_path, torch_has_its_own
 
 __all__ = ["lstm", "lstm_cell"]
+
+# Of h, or of h and of c.
+Zoneout = Tensor | float | tuple[Tensor | float | None, Tensor | float | None] | None
 
 
 def lstm_cell(
@@ -25,6 +37,9 @@ def lstm_cell(
     b_hh: Tensor | None = None,
     *,
     w_hr: Tensor | None = None,
+    heads: int = 1,
+    recurrent_mask: Tensor | None = None,
+    zoneout: Zoneout = None,
 ) -> tuple[Tensor, Tensor]:
     """One step of a long short-term memory.
 
@@ -38,9 +53,15 @@ def lstm_cell(
     Args:
         x: [B, I], fp16, bf16, fp32 or fp64, as all others.
         state: (h, c), [B, P] and [B, H]; P is H without a projection.
-        w_ih, w_hh: [4H, I] and [4H, P], the gates in the order i, f, g, o.
+        w_ih, w_hh: [4H, I] and [4H, P / heads], the gates in the order i, f, g, o.
         b_ih, b_hh: [4H] or None.
         w_hr: [P, H] or None.
+        heads: W_hh is block-diagonal: unit i of a head meets only the H / heads units of that head.
+            1 with a projection.
+        recurrent_mask: [B, P] or None; multiplies h where it meets W_hh: variational dropout, Gal and Ghahramani 2016,
+            arXiv:1512.05287, with the same mask at all steps. It has no gradient.
+        zoneout: [B, P], what share of h is kept beside the new state, a bool too, or a number: Krueger et al. 2017,
+            arXiv:1606.01305; or a pair of such, for h and for c [B, H]. o * tanh(c') has the new c'. No gradient.
 
     Returns:
         (h', c'), as state.
@@ -53,7 +74,8 @@ def lstm_cell(
     """
     check_shape("lstm_cell", "x", x, ("B", "I"))
     names = ("x", "h", "c", "w_ih", "w_hh", "b_ih", "b_hh", "w_hr")
-    _, h, c, _ = _lstm("lstm_cell", names, x[None], state, w_ih, w_hh, b_ih, b_hh, w_hr, None, None, None, False, False)
+    rest = (w_hr, heads, recurrent_mask, zoneout, None, None, None, False, False)
+    _, h, c, _ = _lstm("lstm_cell", names, x[None], state, w_ih, w_hh, b_ih, b_hh, *rest)
     return h, c
 
 
@@ -66,6 +88,9 @@ def lstm(
     b_hh: Tensor | None = None,
     *,
     w_hr: Tensor | None = None,
+    heads: int = 1,
+    recurrent_mask: Tensor | None = None,
+    zoneout: Zoneout = None,
     lengths: Tensor | Sequence[int] | None = None,
     reset: Tensor | None = None,
     reset_state: tuple[Tensor, Tensor] | None = None,
@@ -77,7 +102,8 @@ def lstm(
     Args:
         x: [T, B, I], fp16, bf16, fp32 or fp64, as all other floating arguments.
         state: (h0, c0), [B, P] and [B, H], the state before the first step; P is H without a projection.
-        w_ih, w_hh, b_ih, b_hh, w_hr: as in `lstm_cell`.
+        w_ih, w_hh, b_ih, b_hh, w_hr, heads, recurrent_mask: as in `lstm_cell`.
+        zoneout: as in `lstm_cell`, but [T, B, P] and [T, B, H], or numbers.
         lengths: int [B] or a list, in 0..T: item b has the steps t < lengths[b]; at the others its state is passed on
             and y is 0, whatever x holds there. None: all have T. Values on a GPU are clamped to 0..T, not checked.
         reset: bool [T, B]: where True the state is replaced before step t, and what it was, NaN too, has no effect
@@ -97,9 +123,8 @@ def lstm(
     Source: torch.nn.LSTM; Hochreiter and Schmidhuber 1997; the projection: Sak et al. 2014, arXiv:1402.1128.
     """
     names = ("x", "h0", "c0", "w_ih", "w_hh", "b_ih", "b_hh", "w_hr", "reset_h", "reset_c")
-    y, h_n, c_n, cells = _lstm(
-        "lstm", names, x, state, w_ih, w_hh, b_ih, b_hh, w_hr, lengths, reset, reset_state, reverse, return_cells
-    )
+    rest = (w_hr, heads, recurrent_mask, zoneout, lengths, reset, reset_state, reverse, return_cells)
+    y, h_n, c_n, cells = _lstm("lstm", names, x, state, w_ih, w_hh, b_ih, b_hh, *rest)
     return (y, (h_n, c_n), cells) if return_cells else (y, (h_n, c_n))
 
 
@@ -120,6 +145,9 @@ def _lstm(
     b_ih: Tensor | None,
     b_hh: Tensor | None,
     w_hr: Tensor | None,
+    heads: int,
+    recurrent_mask: Tensor | None,
+    zoneout: Zoneout,
     lengths: Tensor | Sequence[int] | None,
     reset: Tensor | None,
     reset_state: tuple[Tensor, Tensor] | None,
@@ -140,12 +168,18 @@ def _lstm(
     P = h0.shape[1]
     if w_hr is not None:
         check_shape(op, "w_hr", w_hr, (P, H))
-    check_weights(op, 4, H, x.shape[2], P, w_ih, w_hh, b_ih, b_hh)
+    if w_hr is not None and heads != 1:
+        raise ValueError(f"{op}: heads must be 1 with w_hr, got {heads}")
+    check_weights(op, 4, H, x.shape[2], check_heads(op, heads, P), w_ih, w_hh, b_ih, b_hh)
+    recurrent_mask = as_mask(op, recurrent_mask, x, P)
+    of_h, of_c = zoneout if isinstance(zoneout, (tuple, list)) else (zoneout, None)
+    kept_h, kept_c = as_zoneout(op, of_h, x, P), as_zoneout(op, of_c, x, H)
     for name, given_reset, like in (("reset_h", reset_h, h0), ("reset_c", reset_c, c0)):
         if fresh:
             check_shape(op, name, given_reset, like.shape)  # type: ignore[arg-type]
     lengths, reset = check_sequence(op, x, lengths, reset, bool(fresh))
-    if torch_has_its_own(x) and w_hr is None and lengths is None and reset is None and not return_cells:
+    plain = recurrent_mask is None and kept_h is None and kept_c is None and heads == 1 and w_hr is None
+    if torch_has_its_own(x) and plain and lengths is None and reset is None and not return_cells:
         if op == "lstm_cell":
             h, c = torch.lstm_cell(x[0], (h0, c0), w_ih, w_hh, b_ih, b_hh)
             return h[None], h, c, c
@@ -155,8 +189,9 @@ def _lstm(
             y, h, c = torch.lstm(x, (h0[None], c0[None]), weights, b_ih is not None, 1, 0.0, True, False, False)
             return y.flip(0) if reverse else y, h[0], c[0], c
     y, h_n, c_n, cells, _ = torch.ops.seqops.lstm_sequence_fwd(
-        x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, lengths, reset, reset_h, reset_c, reverse, return_cells, False
-    )
+        x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, lengths, reset, reset_h, reset_c, recurrent_mask, kept_h, kept_c,
+        heads, reverse, return_cells, False,
+    )  # fmt: skip
     return y, h_n, c_n, cells
 
 
@@ -190,17 +225,23 @@ class LSTMSequence(torch.autograd.Function):
         reset: Tensor | None,
         reset_h: Tensor | None,
         reset_c: Tensor | None,
+        recurrent_mask: Tensor | None,
+        zoneout_h: Tensor | None,
+        zoneout_c: Tensor | None,
+        heads: int,
         reverse: bool,
         cells: bool,
         training: bool,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         y, h_n, c_n, c_all, gates = torch.ops.seqops.lstm_sequence_fwd(
-            x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, lengths, reset, reset_h, reset_c, reverse, cells, True
-        )
+            x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, lengths, reset, reset_h, reset_c, recurrent_mask, zoneout_h,
+            zoneout_c, heads, reverse, cells, True,
+        )  # fmt: skip
         ctx.save_for_backward(
-            x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, lengths, reset, reset_h, reset_c, y, c_all, gates
-        )
-        ctx.reverse = reverse
+            x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, lengths, reset, reset_h, reset_c, recurrent_mask, zoneout_h,
+            zoneout_c, y, c_all, gates,
+        )  # fmt: skip
+        ctx.heads, ctx.reverse = heads, reverse
         ctx.mark_non_differentiable(gates)
         ctx.set_materialize_grads(False)
         return y, h_n, c_n, c_all, gates
@@ -216,7 +257,8 @@ class LSTMSequence(torch.autograd.Function):
         grad_cells: Tensor | None,
         _: Tensor | None,
     ) -> tuple[Tensor | None, ...]:
-        (x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, lengths, reset, reset_h, reset_c, y, cells, gates) = saved
+        x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, lengths, reset, reset_h, reset_c, *regular, y, cells, gates = saved
+        recurrent_mask, zoneout_h, zoneout_c = regular
         need_x, need_h0, need_c0, need_w_ih, need_w_hh, need_b_ih, need_b_hh, need_w_hr = ctx.needs_input_grad[:8]
         need_reset_h, need_reset_c = ctx.needs_input_grad[10:12]
         grad_y = torch.zeros_like(y) if grad_y is None else grad_y
@@ -228,15 +270,18 @@ class LSTMSequence(torch.autograd.Function):
         h_prev = before(y, h0, lengths, reset, reset_h, ctx.reverse)
         c_prev = before(cells, c0, lengths, reset, reset_c, ctx.reverse)
         dg, dh0, dc0, by_reset_h, by_reset_c, dw_hr = torch.ops.seqops.lstm_sequence_bwd(
-            grad_y, grad_h_n, grad_c_n, grad_cells, x, w_ih, w_hh, b_ih, b_hh, w_hr, lengths, reset, ctx.reverse,
-            h_prev, c_prev, cells, gates, need_reset_h or need_reset_c,
+            grad_y, grad_h_n, grad_c_n, grad_cells, x, w_ih, w_hh, b_ih, b_hh, w_hr, lengths, reset,
+            recurrent_mask, zoneout_h, zoneout_c, ctx.heads, ctx.reverse, h_prev, c_prev, cells, gates,
+            need_reset_h or need_reset_c,
         )  # fmt: skip
+        if recurrent_mask is not None:
+            h_prev = h_prev * recurrent_mask
         needs = (need_x, need_w_ih, need_w_hh, need_b_ih, need_b_hh)
-        dx, dw_ih, dw_hh, db_ih, db_hh = input_gradients(needs, dg, dg, x, h_prev, w_ih)
+        dx, dw_ih, dw_hh, db_ih, db_hh = input_gradients(needs, dg, dg, x, h_prev, w_ih, w_hh, ctx.heads)
         return (
             dx, dh0 if need_h0 else None, dc0 if need_c0 else None, dw_ih, dw_hh, db_ih, db_hh,
             dw_hr if need_w_hr else None, None, None,
-            by_reset_h if need_reset_h else None, by_reset_c if need_reset_c else None, None, None, None,
+            by_reset_h if need_reset_h else None, by_reset_c if need_reset_c else None, *[None] * 7,
         )  # fmt: skip
 
 
@@ -253,12 +298,17 @@ def _fwd_fake(
     reset: Tensor | None,
     reset_h: Tensor | None,
     reset_c: Tensor | None,
+    recurrent_mask: Tensor | None,
+    zoneout_h: Tensor | None,
+    zoneout_c: Tensor | None,
+    heads: int,
     reverse: bool,
     cells: bool,
     training: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     (T, B, _), H = x.shape, c0.shape[1]
-    kept = training and takes_torch_path(x, _fwd_kernel_takes(x, *[None] * 6, w_hr))
+    kernel_takes = _fwd_kernel_takes(x, *[None] * 6, w_hr, *[None] * 4, recurrent_mask, zoneout_h, zoneout_c, heads)
+    kept = training and takes_torch_path(x, kernel_takes)
     return (
         x.new_empty(T, *h0.shape),
         x.new_empty(h0.shape),
@@ -281,6 +331,10 @@ def _bwd_fake(
     w_hr: Tensor | None,
     lengths: Tensor | None,
     reset: Tensor | None,
+    recurrent_mask: Tensor | None,
+    zoneout_h: Tensor | None,
+    zoneout_c: Tensor | None,
+    heads: int,
     reverse: bool,
     h_prev: Tensor,
     c_prev: Tensor,
@@ -300,21 +354,24 @@ def _bwd_fake(
 
 
 def _fwd_kernel_takes(x: Tensor, *rest: Any) -> bool:
-    w_hr = rest[6]
-    return x.dtype != torch.float64 and w_hr is None
+    recurrent_mask, zoneout_h, zoneout_c, heads, *_ = rest[11:]
+    plain = recurrent_mask is None and zoneout_h is None and zoneout_c is None and heads == 1
+    return x.dtype != torch.float64 and plain and rest[6] is None
 
 
 def _bwd_kernel_takes(grad_y: Tensor, *rest: Any) -> bool:
-    w_hr = rest[8]
-    return grad_y.dtype != torch.float64 and w_hr is None
+    recurrent_mask, zoneout_h, zoneout_c, heads, *_ = rest[11:]
+    plain = recurrent_mask is None and zoneout_h is None and zoneout_c is None and heads == 1
+    return grad_y.dtype != torch.float64 and plain and rest[8] is None
 
 
 # reset is bool [T,B], False beyond an item's length. Gives y, h_n, c_n, all cells (none unless asked for or training),
 # and what lstm_sequence_bwd wants of it (empty unless training on the torch path).
 register(
     "lstm_sequence_fwd(Tensor x, Tensor h0, Tensor c0, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, "
-    "Tensor? w_hr, Tensor? lengths, Tensor? reset, Tensor? reset_h, Tensor? reset_c, bool reverse, bool cells, "
-    "bool training) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    "Tensor? w_hr, Tensor? lengths, Tensor? reset, Tensor? reset_h, Tensor? reset_c, Tensor? recurrent_mask, "
+    "Tensor? zoneout_h, Tensor? zoneout_c, int heads, bool reverse, bool cells, bool training) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     "lstm",
     _fwd_fake,
     _fwd_kernel_takes,
@@ -325,8 +382,9 @@ register(
 # unless needed) and of w_hr (empty without one).
 register(
     "lstm_sequence_bwd(Tensor grad_y, Tensor grad_h_n, Tensor grad_c_n, Tensor? grad_cells, Tensor x, Tensor w_ih, "
-    "Tensor w_hh, Tensor? b_ih, Tensor? b_hh, Tensor? w_hr, Tensor? lengths, Tensor? reset, bool reverse, "
-    "Tensor h_prev, Tensor c_prev, Tensor cells, Tensor gates, bool need_reset_state) "
+    "Tensor w_hh, Tensor? b_ih, Tensor? b_hh, Tensor? w_hr, Tensor? lengths, Tensor? reset, "
+    "Tensor? recurrent_mask, Tensor? zoneout_h, Tensor? zoneout_c, int heads, bool reverse, Tensor h_prev, "
+    "Tensor c_prev, Tensor cells, Tensor gates, bool need_reset_state) "
     "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     "lstm",
     _bwd_fake,
