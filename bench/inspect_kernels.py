@@ -42,7 +42,7 @@ from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
 import seqops.kernels
-from seqops.kernels import additive_attention, beam_topk, config, gru, lstm, recurrent
+from seqops.kernels import additive_attention, beam_topk, config, gru, lstm, recurrent, sampler
 
 # Shared memory that one program can have, in bytes, and multiprocessors.
 SHARED_LIMIT = {"80": 166912, "86": 101376, "90": 232448, "100": 232448, "gfx942": 65536}
@@ -209,10 +209,18 @@ def beam_launches() -> Iterator[Launch]:
             yield Launch(kernel, f"{name} beam={beam} k={k} V={V}", own, constants, warps, cfg)
 
 
+def sampler_launches() -> Iterator[Launch]:
+    cfg = config.ALIAS_DRAW
+    types = {"threshold_ptr": "*i32", "alias_ptr": "*i32", "seed_ptr": "*i64", "out_ptr": "*i64"}
+    types |= {"count": "i32", "V": "i32"}
+    yield Launch(sampler.alias_draw_kernel, "V=1M", types, {"BLOCK": cfg.block_n}, cfg.num_warps, cfg)
+
+
 def launches(target: str, max_hidden: int) -> Iterator[Launch]:
     yield from recurrent_launches(target, max_hidden)
     yield from attention_launches()
     yield from beam_launches()
+    yield from sampler_launches()
 
 
 def _configs(value: Any) -> Iterator[Any]:

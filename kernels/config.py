@@ -10,6 +10,7 @@ __all__ = [
     "ADDITIVE_ATTENTION_BWD",
     "ADDITIVE_ATTENTION_FWD",
     "ADDITIVE_ATTENTION_SOFTMAX",
+    "ALIAS_DRAW",
     "BEAM_TOPK",
     "GRU_BWD",
     "GRU_FACTORS",
@@ -21,6 +22,7 @@ __all__ = [
     "RNN_FWD",
     "AttentionConfig",
     "BeamTopKConfig",
+    "DrawConfig",
     "ElementwiseConfig",
     "RecurrentConfig",
     "attention",
@@ -175,3 +177,15 @@ class BeamTopKConfig:
 
 # Chosen from the compile matrix, not yet from measurements.
 BEAM_TOPK = BeamTopKConfig(chunk=128, chunks=32, num_warps=4, select_warps=8, log_candidates=11, block_v=2048)
+
+
+@dataclass(frozen=True)
+class DrawConfig:
+    """A program draws block_n classes."""
+
+    block_n: int
+    num_warps: int
+
+
+# Chosen from the compile matrix, not yet from measurements.
+ALIAS_DRAW = DrawConfig(512, 4)

@@ -38,6 +38,7 @@ NN_TESTS = "tests/test_nn_recurrent.py"
 ATTENTION_TESTS = "tests/test_additive_attention.py tests/test_every_op.py -k attention"
 ATTENTION_KERNEL_TESTS = "tests/test_additive_attention.py tests/test_every_op.py -k 'attention and interpreter'"
 BEAM_KERNEL_TESTS = "tests/test_beam_topk.py tests/test_every_op.py -k 'beam and interpreter'"
+SAMPLER_TESTS = "tests/test_sampler.py"
 SEARCH_TESTS = "tests/test_beam_search.py tests/test_error_analysis.py"
 TORCH_TESTS = "tests/test_torch_integration.py"
 COMPILE_TESTS = "tests/test_compile.py -k 90"
@@ -139,6 +140,12 @@ FAULTS = [
     Fault("dscore: wrong sign", ATTENTION_OPS, "value=-1)", "value=1)", ATTENTION_TESTS),
     Fault("torch path: tanh overflows", ATTENTION_CPU, ".clamp_(max=40)", "", ATTENTION_TESTS, quick=True),
     Fault("torch path: NaN in keys", ATTENTION_CPU, "keys = keys.masked_fill(~allowed.transpose(1, 2), 0)", "keys = keys.clone()", ATTENTION_TESTS),
+    # Samplers and trees.
+    Fault("alias table: what a class has given too much", "seqops/embeddings/sampler.py", "alias[large[short]] = large[short + 1]", "alias[large[short]] = large[short]", SAMPLER_TESTS),
+    Fault("alias table: a step of rounding left", "seqops/embeddings/sampler.py", "mass[positive & (mass == 0)] = 1", "mass[mass == 0] = 1", SAMPLER_TESTS),
+    Fault("draws: words of a block exchanged", "kernels/sampler.py", "high = tl.where(second, c2, c0)", "high = tl.where(second, c0, c2)", SAMPLER_TESTS, quick=True),
+    Fault("draws: thresholds read as signed", "kernels/sampler.py", ".to(tl.int64) & 0xFFFFFFFF", ".to(tl.int64)", SAMPLER_TESTS),
+    Fault("tree: the heaviest does not wait", "seqops/embeddings/huffman.py", "by_weight = np.argsort(weights, kind=\"stable\")", "by_weight = np.argsort(-weights, kind=\"stable\")", "tests/test_huffman.py"),
     # Beam top-k and beam search.
     Fault("pack: ties to the highest index", BEAM, "(0x7FFFFFFF - index).to(tl.int64)", "index.to(tl.int64)", BEAM_KERNEL_TESTS),
     Fault("pack: NaN in no order", BEAM, "bits = tl.where(value == value, bits, 0x7FFFFFFF)", "bits = tl.where(value == value, bits, 0)", BEAM_KERNEL_TESTS),

@@ -3,6 +3,8 @@
 from .corpus import Block, EncodedCorpus, pairs
 from .evaluation import AnalogyResult, PairResult, evaluate_analogies, evaluate_pairs, spearman
 from .formats import load_vectors, save_vectors
+from .huffman import HuffmanTree
+from .sampler import NegativeSampler
 from .vocabulary import Vocabulary
 from .word_vectors import WordVectors
 
@@ -10,6 +12,8 @@ __all__ = [
     "AnalogyResult",
     "Block",
     "EncodedCorpus",
+    "HuffmanTree",
+    "NegativeSampler",
     "PairResult",
     "Vocabulary",
     "WordVectors",
