@@ -194,17 +194,23 @@ def attention_launches() -> Iterator[Launch]:
 def beam_launches() -> Iterator[Launch]:
     """A vocabulary of 128256 and its beams: a search's usual width, and the largest that the kernels take."""
     cfg, V = config.BEAM_TOPK, 128256
-    for name, (beam, k) in itertools.product(DTYPES, ((4, 8), (32, 64))):
+    for name, (beam, k) in itertools.product(DTYPES, ((4, 8), (32, 64), (512, 1024))):
         plan = beam_topk.plan(beam, V, k)
         types = {"logits_ptr": f"*{name}", "dlogits_ptr": f"*{name}"}
         fp32 = ("scores_ptr", "chunk_max_ptr", "partial_ptr", "normalizer_ptr", "best_ptr", "grad_ptr")
         types |= dict.fromkeys(fp32, "*fp32") | dict.fromkeys(("parents_ptr", "tokens_ptr"), "*i64")
-        types |= dict.fromkeys(("beam", "V", "k", "n_chunks", "n_segments", "n_tiles", "stride_b", "stride_i"), "i32")
+        types |= dict.fromkeys(("beam", "V", "k", "n_chunks", "n_segments", "n_tiles"), "i32")
+        types |= dict.fromkeys(("stride_b", "stride_i", "mask_stride_b", "mask_stride_i"), "i32")
+        types |= {"mask_ptr": "*u8", "inverse_temperature": "fp32"}
+        blocks = {n: plan.select[n] for n in ("BLOCK_I", "BLOCK_S")}
         for kernel, constants, warps in (
-            (beam_topk.beam_topk_chunks_kernel, plan.chunks, cfg.num_warps),
-            (beam_topk.beam_topk_select_kernel, plan.select, cfg.select_warps),
+            (beam_topk.beam_topk_chunks_kernel, plan.chunks | {"NORMALIZED": False}, cfg.num_warps),
+            (beam_topk.beam_topk_select_kernel, plan.select | {"NORMALIZED": False}, cfg.select_warps),
+            (beam_topk.beam_topk_normalizer_kernel, blocks, cfg.num_warps),
             (beam_topk.beam_topk_bwd_kernel, plan.backward, cfg.num_warps),
         ):
+            if kernel is beam_topk.beam_topk_select_kernel and k > beam_topk.MAX_SELECTED:
+                continue
             own = {n: t for n, t in types.items() if n in kernel.arg_names}
             yield Launch(kernel, f"{name} beam={beam} k={k} V={V}", own, constants, warps, cfg)
 

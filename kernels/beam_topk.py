@@ -1,9 +1,11 @@
 """Beam top-k in Triton: one read of the logits, then only the best chunks of them again.
 
-Each element has the value score + ((logit - m) - log_sum), with m and log_sum the row's normalizer, and every selection
-is by (value, then lowest index), packed into one int64. The k best elements lie in the k best chunks: a chunk's key is
-its maximum's value, rounded by the same expression as an element's, so each chunk ahead of an element's own holds an
-element ahead of it. How a row is split depends on V alone: an item's result does not depend on the batch around it.
+Each element has the value score + ((logit - m) - log_sum), with m and log_sum the row's normalizer, or -inf where it is
+masked, and every selection is by (value, then lowest index), packed into one int64. The k best elements lie in the k
+best chunks: a chunk's key is its maximum's value, rounded by the same expression as an element's, so each chunk ahead
+of an element's own holds an element ahead of it. How a row is split depends on V alone: an item's result does not
+depend on the batch around it. Above MAX_SELECTED the kernel that reads all logits is the same, and torch ranks the
+chunks, a hundredth of them.
 """
 
 from __future__ import annotations
@@ -15,10 +17,14 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..cpu.beam_topk import best_of_chunks
 from . import config
 from .common import device_guard
 
 __all__ = ["beam_topk_bwd", "beam_topk_fwd"]
+
+# The select kernel holds so many candidates in registers, and counts an item's in 32 bits.
+MAX_SELECTED = 64
 
 # Below every packed value: those begin at that of -inf.
 NOTHING = tl.constexpr(-(2**63))
@@ -28,9 +34,9 @@ NOTHING = tl.constexpr(-(2**63))
 def pack(value, index):
     """int64 whose order is: higher value first, NaN highest of all, then lower index (0..2^31-1).
 
-    -0 would rank below 0, but a sum never is -0 unless both its terms are, and a difference of equals is 0.
+    -0 ranks as 0.
     """
-    bits = value.to(tl.int32, bitcast=True)
+    bits = tl.where(value == 0.0, 0.0, value).to(tl.int32, bitcast=True)
     bits = bits ^ ((bits >> 31) & 0x7FFFFFFF)
     bits = tl.where(value == value, bits, 0x7FFFFFFF)
     return (bits.to(tl.int64) << 32) | (0x7FFFFFFF - index).to(tl.int64)
@@ -90,74 +96,62 @@ def chunk_keys(chunk_max_ptr, normalizer_ptr, scores_ptr, item, chunks, mask, be
 
 
 @triton.jit
+def load_logits(ptrs, mask, inverse_temperature, other: tl.constexpr):
+    return tl.load(ptrs, mask=mask, other=other).to(tl.float32) * inverse_temperature
+
+
+@triton.jit
 def beam_topk_chunks_kernel(
     logits_ptr,
+    mask_ptr,
     chunk_max_ptr,
     partial_ptr,
+    inverse_temperature,
     beam,
     V,
     n_chunks,
     n_segments,
     stride_b,
     stride_i,
+    mask_stride_b,
+    mask_stride_i,
+    NORMALIZED: tl.constexpr,
     CHUNK: tl.constexpr,
     CHUNKS: tl.constexpr,
 ):
     """Program (row, segment) owns CHUNKS chunks of CHUNK logits of one of the B*beam rows, and reads them once.
 
-    chunk_max [B*beam, n_chunks]; partial [B*beam, n_segments, 2] the segment's maximum m and sum of exp(logit - m).
+    chunk_max [B*beam, n_chunks] of the logits that are not masked; partial [B*beam, n_segments, 2] the segment's
+    maximum m and sum of exp(logit - m), of all; not written where NORMALIZED.
     """
     pid = tl.program_id(0).to(tl.int64)
     row = pid // n_segments
     chunks = (pid % n_segments).to(tl.int32) * CHUNKS + tl.arange(0, CHUNKS)
     v = chunks[:, None] * CHUNK + tl.arange(0, CHUNK)[None, :]
     row_ptr = logits_ptr + (row // beam) * stride_b + (row % beam) * stride_i
-    x = tl.load(row_ptr + v, mask=v < V, other=float("-inf")).to(tl.float32)
-    chunk_max = tl.max(x, 1)
+    x = load_logits(row_ptr + v, v < V, inverse_temperature, float("-inf"))
+    allowed = x
+    if mask_ptr is not None:
+        mask_row_ptr = mask_ptr + (row // beam) * mask_stride_b + (row % beam) * mask_stride_i
+        allowed = tl.where(tl.load(mask_row_ptr + v, mask=v < V, other=0) != 0, x, float("-inf"))
+    chunk_max = tl.max(allowed, 1)
+    if NORMALIZED:
+        # A maximum may lose a NaN, which here is its own affair.
+        chunk_max = tl.where(tl.max((allowed != allowed).to(tl.int32), 1) == 1, float("nan"), chunk_max)
     tl.store(chunk_max_ptr + row * n_chunks + chunks, chunk_max, mask=chunks < n_chunks)
-    # A maximum may lose a NaN; the sum keeps it, and with it the row is NaN.
-    m = tl.max(chunk_max, 0)
-    total = tl.sum(tl.sum(tl.exp(x - tl.where(m == float("-inf"), 0.0, m)), 1), 0)
-    tl.store(partial_ptr + 2 * pid, m)
-    tl.store(partial_ptr + 2 * pid + 1, total)
+    if not NORMALIZED:
+        # It may lose one here too; the sum keeps it, and with it the row is NaN.
+        m = tl.max(tl.max(x, 1), 0)
+        total = tl.sum(tl.sum(tl.exp(x - tl.where(m == float("-inf"), 0.0, m)), 1), 0)
+        tl.store(partial_ptr + 2 * pid, m)
+        tl.store(partial_ptr + 2 * pid + 1, total)
 
 
 @triton.jit
-def beam_topk_select_kernel(
-    logits_ptr,
-    scores_ptr,
-    chunk_max_ptr,
-    partial_ptr,
-    normalizer_ptr,
-    best_ptr,
-    parents_ptr,
-    tokens_ptr,
-    k,
-    beam,
-    V,
-    n_chunks,
-    n_segments,
-    stride_b,
-    stride_i,
-    CHUNK: tl.constexpr,
-    LOG_PART: tl.constexpr,
-    LOG_TOP: tl.constexpr,
-    LOG_GROUPS: tl.constexpr,
-    LOG_MEMBERS: tl.constexpr,
-    BLOCK_I: tl.constexpr,
-    BLOCK_S: tl.constexpr,
+def store_normalizers(
+    partial_ptr, normalizer_ptr, item, beam, n_segments, BLOCK_I: tl.constexpr, BLOCK_S: tl.constexpr
 ):
-    """Program b owns item b: its rows' normalizers, then its best chunks by way of groups of them, then its best k.
-
-    TOP is k rounded up to a power of two. Chunk c belongs to group c % GROUPS, of MEMBERS at most: the best TOP chunks
-    lie in the best TOP groups. Of these chunks PART columns at a time are ranked. normalizer [B,beam,2] as in
-    `seqops.ops.beam_topk`; best, parents, tokens [B,k].
-    """
-    PART: tl.constexpr = 2**LOG_PART
-    TOP: tl.constexpr = 2**LOG_TOP
-    GROUPS: tl.constexpr = 2**LOG_GROUPS
-    MEMBERS: tl.constexpr = 2**LOG_MEMBERS
-    item = tl.program_id(0).to(tl.int64)
+    """The normalizers of an item's rows, from the partial ones of their segments."""
     for i0 in range(0, beam, BLOCK_I):
         i = i0 + tl.arange(0, BLOCK_I)
         rows = item * beam + i
@@ -178,8 +172,62 @@ def beam_topk_select_kernel(
         tl.store(normalizer_ptr + 2 * rows, tl.where(dead, 0.0, m), mask=i < beam)
         log_sum = tl.where(dead, float("inf"), tl.log(tl.where(dead, 1.0, total)))
         tl.store(normalizer_ptr + 2 * rows + 1, log_sum, mask=i < beam)
-    # What follows reads the normalizers that other threads of this program have stored.
-    tl.debug_barrier()
+
+
+@triton.jit
+def beam_topk_normalizer_kernel(
+    partial_ptr, normalizer_ptr, beam, n_segments, BLOCK_I: tl.constexpr, BLOCK_S: tl.constexpr
+):
+    """Program b owns item b: its rows' normalizers alone, for selections that are not made here."""
+    item = tl.program_id(0).to(tl.int64)
+    store_normalizers(partial_ptr, normalizer_ptr, item, beam, n_segments, BLOCK_I, BLOCK_S)
+
+
+@triton.jit
+def beam_topk_select_kernel(
+    logits_ptr,
+    mask_ptr,
+    scores_ptr,
+    chunk_max_ptr,
+    partial_ptr,
+    normalizer_ptr,
+    best_ptr,
+    parents_ptr,
+    tokens_ptr,
+    inverse_temperature,
+    k,
+    beam,
+    V,
+    n_chunks,
+    n_segments,
+    stride_b,
+    stride_i,
+    mask_stride_b,
+    mask_stride_i,
+    NORMALIZED: tl.constexpr,
+    CHUNK: tl.constexpr,
+    LOG_PART: tl.constexpr,
+    LOG_TOP: tl.constexpr,
+    LOG_GROUPS: tl.constexpr,
+    LOG_MEMBERS: tl.constexpr,
+    BLOCK_I: tl.constexpr,
+    BLOCK_S: tl.constexpr,
+):
+    """Program b owns item b: its rows' normalizers, then its best chunks by way of groups of them, then its best k.
+
+    TOP is k rounded up to a power of two. Chunk c belongs to group c % GROUPS, of MEMBERS at most: the best TOP chunks
+    lie in the best TOP groups. Of these chunks PART columns at a time are ranked. normalizer [B,beam,2] as in
+    `seqops.ops.beam_topk`; best, parents, tokens [B,k].
+    """
+    PART: tl.constexpr = 2**LOG_PART
+    TOP: tl.constexpr = 2**LOG_TOP
+    GROUPS: tl.constexpr = 2**LOG_GROUPS
+    MEMBERS: tl.constexpr = 2**LOG_MEMBERS
+    item = tl.program_id(0).to(tl.int64)
+    if not NORMALIZED:
+        store_normalizers(partial_ptr, normalizer_ptr, item, beam, n_segments, BLOCK_I, BLOCK_S)
+        # What follows reads the normalizers that other threads of this program have stored.
+        tl.debug_barrier()
 
     n = beam * n_chunks
     group_best = tl.full([GROUPS], NOTHING, tl.int64)
@@ -206,8 +254,12 @@ def beam_topk_select_kernel(
     for part in range(0, CHUNK, PART):
         v = (chunks % n_chunks)[:, None] * CHUNK + part + tl.arange(0, PART)[None, :]
         inside = filled[:, None] & (v < V)
-        x = tl.load(row_ptrs[:, None] + v, mask=inside, other=0.0).to(tl.float32)
+        x = load_logits(row_ptrs[:, None] + v, inside, inverse_temperature, 0.0)
         value = score[:, None] + ((x - row_max[:, None]) - log_sum[:, None])
+        if mask_ptr is not None:
+            mask_row_ptrs = mask_ptr + item * mask_stride_b + i.to(tl.int64) * mask_stride_i
+            masks = tl.load(mask_row_ptrs[:, None] + v, mask=inside, other=0)
+            value = tl.where(masks != 0, value, float("-inf"))
         packed = tl.where(inside, pack(value, i[:, None] * V + v), NOTHING)
         best = topk(tl.join(best, topk(packed, LOG_TOP + LOG_PART, LOG_TOP)), LOG_TOP + 1, LOG_TOP)
 
@@ -227,6 +279,7 @@ def beam_topk_bwd_kernel(
     parents_ptr,
     tokens_ptr,
     dlogits_ptr,
+    inverse_temperature,
     beam,
     V,
     k,
@@ -257,13 +310,16 @@ def beam_topk_bwd_kernel(
     out_ptr = dlogits_ptr + row * V
     dtype = dlogits_ptr.dtype.element_ty
     v = v0 + tl.arange(0, BLOCK_V)
-    x = tl.load(row_ptr + v, mask=v < V, other=0.0).to(tl.float32)
-    tl.store(out_ptr + v, (-total * tl.exp((x - row_max) - log_sum)).to(dtype), mask=v < V)
+    x = load_logits(row_ptr + v, v < V, inverse_temperature, 0.0)
+    # d of the logits before the temperature
+    slope = -total * tl.exp((x - row_max) - log_sum) * inverse_temperature
+    tl.store(out_ptr + v, slope.to(dtype), mask=v < V)
     # The chosen are stored twice, by two threads: the barrier keeps the order.
     tl.debug_barrier()
     own &= (token >= v0) & (token < v0 + BLOCK_V)
-    x = tl.load(row_ptr + token, mask=own, other=0.0).to(tl.float32)
-    tl.store(out_ptr + token, (grad - total * tl.exp((x - row_max) - log_sum)).to(dtype), mask=own)
+    x = load_logits(row_ptr + token, own, inverse_temperature, 0.0)
+    slope = (grad - total * tl.exp((x - row_max) - log_sum)) * inverse_temperature
+    tl.store(out_ptr + token, slope.to(dtype), mask=own)
 
 
 def log2_ceil(n: int) -> int:
@@ -308,31 +364,61 @@ def plan(beam: int, V: int, k: int) -> Plan:
     )
 
 
-def _unit_stride(logits: Tensor) -> Tensor:
+def _unit_stride(rows: Tensor) -> Tensor:
     """Rows may lie anywhere, but are read as contiguous."""
-    return logits if logits.stride(-1) == 1 else logits.contiguous()
+    return rows if rows.stride(-1) == 1 else rows.contiguous()
 
 
-def beam_topk_fwd(logits: Tensor, scores: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def beam_topk_fwd(
+    logits: Tensor, scores: Tensor, k: int, mask: Tensor | None, inverse_temperature: float, normalized: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """See `seqops.ops.beam_topk`. One launch over all logits, one over the items."""
     B, beam, V = logits.shape
     best = scores.new_empty(B, k)
     parents = scores.new_empty(B, k, dtype=torch.int64)
     tokens = torch.empty_like(parents)
-    normalizer = scores.new_empty(B, beam, 2)
+    normalizer = scores.new_zeros(B, beam, 2) if normalized else scores.new_empty(B, beam, 2)
     if B == 0:
         return best, parents, tokens, normalizer
     cfg, p = config.BEAM_TOPK, plan(beam, V, k)
     logits, scores = _unit_stride(logits), scores.contiguous()
+    mask_bytes = None if mask is None else _unit_stride(mask).view(torch.uint8)
     chunk_max = scores.new_empty(B * beam, p.n_chunks)
     partial = scores.new_empty(B * beam, p.n_segments, 2)
-    sizes = (beam, V, p.n_chunks, p.n_segments, *logits.stride()[:2])
+    sizes = (
+        beam,
+        V,
+        p.n_chunks,
+        p.n_segments,
+        *logits.stride()[:2],
+        *((0, 0) if mask_bytes is None else mask_bytes.stride()[:2]),
+    )
     with device_guard(logits):
         beam_topk_chunks_kernel[(B * beam * p.n_segments,)](
-            logits, chunk_max, partial, *sizes, **p.chunks, num_warps=cfg.num_warps
+            logits,
+            mask_bytes,
+            chunk_max,
+            partial,
+            inverse_temperature,
+            *sizes,
+            NORMALIZED=normalized,
+            **p.chunks,
+            num_warps=cfg.num_warps,
         )
+        if k > MAX_SELECTED:
+            if not normalized:
+                blocks = {n: p.select[n] for n in ("BLOCK_I", "BLOCK_S")}
+                beam_topk_normalizer_kernel[(B,)](
+                    partial, normalizer, beam, p.n_segments, **blocks, num_warps=cfg.num_warps
+                )
+            chunk_max = chunk_max.view(B, beam, p.n_chunks)
+            chosen = best_of_chunks(
+                logits, scores, k, mask, inverse_temperature, normalizer, chunk_max, p.chunks["CHUNK"]
+            )
+            return *chosen, normalizer
         beam_topk_select_kernel[(B,)](
             logits,
+            mask_bytes,
             scores,
             chunk_max,
             partial,
@@ -340,15 +426,19 @@ def beam_topk_fwd(logits: Tensor, scores: Tensor, k: int) -> tuple[Tensor, Tenso
             best,
             parents,
             tokens,
+            inverse_temperature,
             k,
             *sizes,
+            NORMALIZED=normalized,
             **p.select,
             num_warps=cfg.select_warps,
         )
     return best, parents, tokens, normalizer
 
 
-def beam_topk_bwd(grad: Tensor, logits: Tensor, normalizer: Tensor, parents: Tensor, tokens: Tensor) -> Tensor:
+def beam_topk_bwd(
+    grad: Tensor, logits: Tensor, normalizer: Tensor, parents: Tensor, tokens: Tensor, inverse_temperature: float
+) -> Tensor:
     """See `seqops.ops.beam_topk`."""
     B, beam, V = logits.shape
     dlogits = torch.empty_like(logits, memory_format=torch.contiguous_format)
@@ -363,6 +453,7 @@ def beam_topk_bwd(grad: Tensor, logits: Tensor, normalizer: Tensor, parents: Ten
             parents.contiguous(),
             tokens.contiguous(),
             dlogits,
+            inverse_temperature,
             beam,
             V,
             grad.shape[1],

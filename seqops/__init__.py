@@ -2,10 +2,19 @@
 
 from . import embeddings, functional, nn
 from .convert import convert
-from .decoding import BeamSearchOutput, ErrorAnalysis, analyze_errors, beam_search, score_sequences
+from .decoding import (
+    BeamSearch,
+    BeamSearchOutput,
+    ErrorAnalysis,
+    analyze_errors,
+    beam_search,
+    gnmt_length_penalty,
+    score_sequences,
+)
 
 __version__ = "0.1.0"
 __all__ = [
+    "BeamSearch",
     "BeamSearchOutput",
     "ErrorAnalysis",
     "__version__",
@@ -14,6 +23,7 @@ __all__ = [
     "convert",
     "embeddings",
     "functional",
+    "gnmt_length_penalty",
     "nn",
     "score_sequences",
 ]

@@ -240,11 +240,23 @@ def additive_attention(
     return context, weights if need_weights else None
 
 
-def beam_topk(logits: Tensor, scores: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+def beam_topk(
+    logits: Tensor,
+    scores: Tensor,
+    k: int,
+    *,
+    mask: Tensor | None = None,
+    temperature: float = 1.0,
+    normalized: bool = False,
+) -> tuple[Tensor, Tensor, Tensor]:
     V = logits.shape[2]
-    # torch's log_softmax of a row that is all -inf is NaN, in value and gradient.
-    dead = (logits == -torch.inf).all(-1, keepdim=True)
-    log_p = torch.log_softmax(logits.masked_fill(dead, 0).to(scores.dtype), -1).masked_fill(dead, -torch.inf)
-    values = (scores[:, :, None] + log_p).flatten(1)
-    best, flat = torch.sort(values, dim=1, descending=True, stable=True)
+    log_p = logits.to(scores.dtype)
+    if not normalized:
+        # torch's log_softmax of a row that is all -inf is NaN, in value and gradient.
+        dead = (logits == -torch.inf).all(-1, keepdim=True)
+        log_p = torch.log_softmax(log_p.masked_fill(dead, 0) / temperature, -1).masked_fill(dead, -torch.inf)
+    values = scores[:, :, None] + log_p
+    if mask is not None:
+        values = torch.where(mask[:, None] if mask.dim() == 2 else mask, values, -torch.inf)
+    best, flat = torch.sort(values.flatten(1), dim=1, descending=True, stable=True)
     return best[:, :k], flat[:, :k] // V, flat[:, :k] % V

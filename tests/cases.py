@@ -195,8 +195,16 @@ def beam_topk(B: int, beam: int, V: int, seed: int = 0) -> dict[str, Tensor]:
     return {"logits": randn(B, beam, V, seed=seed, scale=3.0), "scores": -randn(B, beam, seed=seed + 1).abs()}
 
 
-def beam_options(draw: Callable[..., Any], beam: int, V: int, **_: int) -> dict[str, Any]:
-    return {"k": draw(st.integers(1, min(64, beam * V)), label="k")}
+def beam_options(draw: Callable[..., Any], B: int, beam: int, V: int) -> dict[str, Any]:
+    options: dict[str, Any] = {"k": draw(st.integers(1, min(70, beam * V)), label="k")}
+    shape = draw(st.sampled_from([None, (V,), (B, V), (B, beam, V)]), label="mask's shape")
+    if shape is not None:
+        options["mask"] = randn(*shape, seed=draw(st.integers(0, 9), label="mask's seed")) > draw(
+            st.sampled_from([-1.0, 1.0])
+        )
+    if draw(st.booleans(), label="normalized"):
+        return options | {"normalized": True}
+    return options | {"temperature": draw(st.sampled_from([1.0, 0.5, 3.0]), label="temperature")}
 
 
 def no_options(draw: Callable[..., Any], **_: int) -> dict[str, Any]:

@@ -27,7 +27,7 @@ OPS, SHARED, LSTM_OPS = "seqops/ops/gru.py", "seqops/ops/_recurrent.py", "seqops
 NN, LSTM_NN = "seqops/nn/_recurrent.py", "seqops/nn/lstm.py"
 ATTENTION, ATTENTION_CPU = "kernels/additive_attention.py", "seqops/cpu/additive_attention.py"
 ATTENTION_OPS = "seqops/ops/additive_attention.py"
-BEAM, SEARCH = "kernels/beam_topk.py", "seqops/decoding/beam_search.py"
+BEAM, BEAM_CPU, SEARCH = "kernels/beam_topk.py", "seqops/cpu/beam_topk.py", "seqops/decoding/beams.py"
 REGISTER, AUTOGRAD, CONFIG = "seqops/ops/_register.py", "seqops/ops/_autograd.py", "kernels/config.py"
 GRU_TESTS = "tests/test_gru.py tests/test_every_op.py -k gru"
 GRU_KERNEL_TESTS = "tests/test_gru.py tests/test_every_op.py -k 'gru and interpreter'"
@@ -39,7 +39,7 @@ ATTENTION_TESTS = "tests/test_additive_attention.py tests/test_every_op.py -k at
 ATTENTION_KERNEL_TESTS = "tests/test_additive_attention.py tests/test_every_op.py -k 'attention and interpreter'"
 BEAM_KERNEL_TESTS = "tests/test_beam_topk.py tests/test_every_op.py -k 'beam and interpreter'"
 SAMPLER_TESTS = "tests/test_sampler.py"
-SEARCH_TESTS = "tests/test_beam_search.py tests/test_error_analysis.py"
+SEARCH_TESTS = "tests/test_beam_search.py tests/test_beam_search_options.py tests/test_error_analysis.py"
 TORCH_TESTS = "tests/test_torch_integration.py"
 COMPILE_TESTS = "tests/test_compile.py -k 90"
 
@@ -154,14 +154,28 @@ FAULTS = [
     Fault("pack: ties to the highest index", BEAM, "(0x7FFFFFFF - index).to(tl.int64)", "index.to(tl.int64)", BEAM_KERNEL_TESTS),
     Fault("pack: NaN in no order", BEAM, "bits = tl.where(value == value, bits, 0x7FFFFFFF)", "bits = tl.where(value == value, bits, 0)", BEAM_KERNEL_TESTS),
     Fault("dead rows: log of 0", BEAM, "dead = total == 0.0", "dead = total < 0.0", BEAM_KERNEL_TESTS),
-    Fault("chunks: padding counts as 0", BEAM, 'other=float("-inf")).to(tl.float32)', "other=0.0).to(tl.float32)", BEAM_KERNEL_TESTS),
+    Fault("chunks: padding counts as 0", BEAM, 'inverse_temperature, float("-inf"))', "inverse_temperature, 0.0)", BEAM_KERNEL_TESTS),
+    Fault("chunks: mask ignored", BEAM, "mask=v < V, other=0) != 0, x, float", "mask=v < V, other=0) == 7, allowed, float", BEAM_KERNEL_TESTS),
+    Fault("chunks: NaN lost where normalized", BEAM, "1) == 1, float(\"nan\"), chunk_max)", "1) == 2, float(\"nan\"), chunk_max)", BEAM_KERNEL_TESTS),
+    Fault("select: mask ignored", BEAM, "value = tl.where(masks != 0, value, float(\"-inf\"))", "value = tl.where(masks >= 0, value, float(\"-inf\"))", BEAM_KERNEL_TESTS),
+    Fault("backward: temperature forgotten", BEAM, "(x - row_max) - log_sum) * inverse_temperature", "(x - row_max) - log_sum)", BEAM_KERNEL_TESTS),
+    Fault("torch path: ties not looked for", BEAM_CPU, "    if not distinct:", "    if False:", "tests/test_beam_topk.py -k 'ties and cpu'"),
+    Fault("torch path: a masked chunk is read", BEAM_CPU, "x = torch.where(mask[r : r + rows], x, float", "x = torch.where(mask[r : r + rows] | True, x, float", "tests/test_beam_topk.py -k 'chunked'"),
     Fault("select: k of the wrong end", BEAM, "tl.where(mask, pack(score + ((chunk_max - row_max) - log_sum), chunks), NOTHING)", "tl.where(mask, pack(score - ((chunk_max - row_max) - log_sum), chunks), NOTHING)", BEAM_KERNEL_TESTS),
     Fault("backward: wrong sign at the chosen", BEAM, "(grad - total * tl.exp(", "(grad + total * tl.exp(", BEAM_KERNEL_TESTS),
-    Fault("search: identical beams at first", SEARCH, "live[:, 0] = 0.0", "live[:, :] = 0.0", SEARCH_TESTS),
-    Fault("search: state not reordered", SEARCH, "rows = (items + parents).flatten()", "rows = (items + 0 * parents).flatten()", SEARCH_TESTS),
-    Fault("search: stops too early", SEARCH, "(max_length if length_penalty > 0 else t + 2.0)", "(max_length if length_penalty < 0 else t + 2.0)", SEARCH_TESTS),
-    Fault("search: pad 0 taken for none", SEARCH, "if pad is None:", "if not pad:", SEARCH_TESTS),
-    Fault("score: a sequence of length 0 is certain", SEARCH, "log_probs.masked_fill(lengths_ <= 0, NEVER)", "log_probs.clone()", SEARCH_TESTS),
+    Fault("search: identical beams at first", SEARCH, "self.live[:, 0] = 0.0", "self.live[:, :] = 0.0", SEARCH_TESTS),
+    Fault("search: state not reordered", SEARCH, "rows = (self.row_offset + parents).flatten()", "rows = (self.row_offset + 0 * parents).flatten()", SEARCH_TESTS),
+    Fault("search: stops too early", SEARCH, "scale = self.length_penalty(ends).amax(0)", "scale = self.length_penalty(ends).amin(0)", SEARCH_TESTS),
+    Fault("search: pad 0 taken for none", SEARCH, "if pad is None:", "if not pad:", SEARCH_TESTS, quick=True),
+    Fault("search: done items go on finishing", SEARCH, "log_probs.masked_fill(~ended | self.done, NEVER)", "log_probs.masked_fill(~ended, NEVER)", SEARCH_TESTS),
+    Fault("search: patience forgotten", SEARCH, "self.enough = (width * patience)", "self.enough = (width * 1.0)", SEARCH_TESTS),
+    Fault("search: coverage stays behind", SEARCH, "self.coverage.copy_(self.coverage.flatten(0, 1).index_select(0, rows)", "self.coverage.copy_(self.coverage.flatten(0, 1)", SEARCH_TESTS),
+    Fault("search: groups all alike", SEARCH, "penalty = self.diversity * chosen", "penalty = 0 * chosen", SEARCH_TESTS),
+    Fault("search: a narrower item keeps all", SEARCH, "            self.live.masked_fill_(self.beyond, NEVER)\n", "            pass\n", SEARCH_TESTS),
+    Fault("search: shortest one token short", SEARCH, "(self.step < self.min_lengths)", "(self.step + 1 < self.min_lengths)", SEARCH_TESTS),
+    Fault("search: token scores of another beam", "seqops/decoding/hypotheses.py", "history.log_probs[t - 1].gather(1, parent)", "history.log_probs[t - 1].gather(1, beams)", SEARCH_TESTS),
+    Fault("search: n-gram counted a token early", "seqops/decoding/processors.py", "ngrams[:, :, n - 1], V)", "ngrams[:, :, 0], V)", SEARCH_TESTS),
+    Fault("score: a sequence of length 0 is certain", "seqops/decoding/beam_search.py", "log_probs.masked_fill(lengths_ <= 0, NEVER)", "log_probs.clone()", SEARCH_TESTS),
     Fault("analysis: faults exchanged", "seqops/decoding/error_analysis.py", "missed = r_scores > h_scores", "missed = r_scores < h_scores", SEARCH_TESTS, quick=True),
 ]  # fmt: skip
 

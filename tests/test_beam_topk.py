@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from cases import beam_topk as problem
@@ -214,6 +216,81 @@ def test_an_item_does_not_depend_on_its_batch(path: Path) -> None:
             assert torch.equal(got[0], expected[b])
 
 
+OPTIONS = ["mask of tokens", "mask of items", "mask of beams", "temperature", "normalized", "normalized, masked"]
+
+
+def options_for(label: str, B: int, beam: int, V: int, device: str) -> dict[str, Any]:
+    shapes = {"mask of tokens": (V,), "mask of items": (B, V), "mask of beams": (B, beam, V)}
+    shape = shapes.get(label, (B, beam, V) if "masked" in label else None)
+    options: dict[str, Any] = {} if shape is None else {"mask": (randn(*shape, seed=77) > 0).to(device)}
+    if label == "temperature":
+        options["temperature"] = 0.7
+    return options | ({"normalized": True} if "normalized" in label else {})
+
+
+@pytest.mark.parametrize("label", OPTIONS)
+@pytest.mark.parametrize(("shape", "k"), [((2, 3, 31), 7), ((1, 2, 1100), 5), ((2, 2, 700), 80), ((1, 2, 1100), 500)])
+def test_options(path: Path, shape: tuple[int, int, int], k: int, label: str) -> None:
+    """k above 64 takes the second path of the kernels."""
+    inputs = problem(*shape)
+    options = options_for(label, *shape, path.device)
+    logits, scores = (t.float().to(path.device) for t in inputs.values())
+    on_host = {n: o.cpu() if isinstance(o, Tensor) else o for n, o in options.items()}
+    expected = BeamTopK(*reference.beam_topk(inputs["logits"], inputs["scores"], k, **on_host))
+    got = beam_topk(logits, scores, k, **options)
+    assert_same(got, expected)
+    assert torch.equal(got.valid.cpu(), expected.valid)
+    if k < 10:
+        assert_as_accurate(
+            lambda logits, scores, **o: beam_topk(logits, scores, k, **o).scores,
+            lambda logits, scores, **o: reference.beam_topk(logits, scores, k, **o)[0],
+            inputs,
+            device=path.device,
+            **options,
+        )
+
+
+@pytest.mark.parametrize("V", [9, 1100])
+def test_a_masked_token_still_counts_in_the_softmax(path: Path, V: int) -> None:
+    logits, scores = (t.float().to(path.device) for t in problem(1, 1, V).values())
+    best = beam_topk(logits, scores, 3)
+    mask = torch.ones(V, dtype=torch.bool, device=path.device)
+    mask[best.tokens[0, 0]] = False
+    without = beam_topk(logits, scores, 2, mask=mask)
+    assert torch.equal(without.scores, best.scores[:, 1:])
+    assert torch.equal(without.tokens, best.tokens[:, 1:])
+
+
+def test_fewer_candidates_than_k(path: Path) -> None:
+    """None is made up, none comes twice: the rest are -inf, in order, and counted."""
+    mask = torch.zeros(2, 6, dtype=torch.bool, device=path.device)
+    mask[0, 4] = True
+    logits, scores = torch.zeros(2, 2, 6, device=path.device), torch.zeros(2, 2, device=path.device)
+    scores[:, 1] = -INF
+    got = beam_topk(logits, scores, 12, mask=mask)
+    assert got.valid.tolist() == [1, 0]
+    assert got.tokens[0].tolist() == [4, 0, 1, 2, 3, 5, 0, 1, 2, 3, 4, 5]
+    flat = got.parents * 6 + got.tokens
+    assert all(len(set(row)) == 12 for row in flat.tolist())
+
+
+@pytest.mark.parametrize("V", [5, 1100])
+def test_nan_in_normalized_logits_is_its_own_affair(path: Path, V: int) -> None:
+    logits = problem(1, 2, V)["logits"].float()
+    logits[0, 1, V - 2] = NAN
+    scores = torch.zeros(1, 2)
+    got = beam_topk(logits.to(path.device), scores.to(path.device), 4, normalized=True)
+    assert_same(got, BeamTopK(*reference.beam_topk(logits, scores, 4, normalized=True)))
+    assert got.scores.isnan().tolist() == [[True, False, False, False]]
+
+
+@pytest.mark.parametrize("k", [65, 129, 1024])
+def test_many_of_few_values(path: Path, k: int) -> None:
+    """Ties go to the lowest index in the second path too; k is no power of two, all chunks, or the most it takes."""
+    logits, scores = steps(2, 3, 500).to(path.device), torch.zeros(2, 3, device=path.device)
+    assert_same(beam_topk(logits, scores, k), sorted_topk(logits, scores, k))
+
+
 @pytest.mark.parametrize("block", [100_000, 2**20])
 def test_chunked_torch_path(cpu_path: None, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
     # Large enough that only the best chunks are read again, of which the last is a part; in three blocks, and in one.
@@ -232,6 +309,10 @@ def test_chunked_torch_path(cpu_path: None, monkeypatch: pytest.MonkeyPatch, blo
     half = inputs["logits"].bfloat16()
     expected = sorted_topk(half.double(), inputs["scores"], 30)
     assert_same(beam_topk(half, inputs["scores"].float(), 30), expected)
+    for label in OPTIONS:
+        options = options_for(label, 3, 2, 40_003, "cpu")
+        expected = BeamTopK(*reference.beam_topk(inputs["logits"], inputs["scores"], 30, **options))
+        assert_same(beam_topk(inputs["logits"], inputs["scores"], 30, **options), expected)
 
 
 @pytest.mark.parametrize(
@@ -264,3 +345,15 @@ def test_bad_types() -> None:
         beam_topk(logits, 0.0, 2)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="beam_topk: scores must be on the device of logits, cpu, got meta"):
         beam_topk(logits, scores.to("meta"), 1)
+    with pytest.raises(ValueError, match="beam_topk: temperature must be above 0 and finite, got 0"):
+        beam_topk(logits, scores, 1, temperature=0)
+    with pytest.raises(ValueError, match=r"beam_topk: normalized logits have no temperature, got 0.5"):
+        beam_topk(logits, scores, 1, temperature=0.5, normalized=True)
+    with pytest.raises(TypeError, match=r"beam_topk: mask must be bool, got torch.float32"):
+        beam_topk(logits, scores, 1, mask=torch.ones(4))
+    with pytest.raises(TypeError, match="beam_topk: mask must be a Tensor, got list"):
+        beam_topk(logits, scores, 1, mask=[True] * 4)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"beam_topk: mask must have shape \[4\], \[2, 4\] or .*, got \[3, 4\]"):
+        beam_topk(logits, scores, 1, mask=torch.ones(3, 4, dtype=torch.bool))
+    with pytest.raises(ValueError, match="beam_topk: mask must be on the device of logits, cpu, got meta"):
+        beam_topk(logits, scores, 1, mask=torch.ones(4, dtype=torch.bool, device="meta"))

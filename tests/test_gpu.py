@@ -19,7 +19,7 @@ import torch
 from helpers import assert_as_accurate
 from torch import Tensor
 
-from seqops import functional, nn, reference
+from seqops import BeamSearch, functional, nn, reference
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")]
 
@@ -461,6 +461,45 @@ def test_beam_topk_builds_no_log_probabilities(device: str) -> None:
 def test_additive_attention_builds_no_hidden_tensor(device: str, B: int, Q: int, T: int, D: int) -> None:
     inputs = {n: t.to(device, BF16) for n, t in attention_problem(B, Q, T, D, D).items()}
     assert taken(lambda: results(functional.additive_attention, inputs)) < B * Q * T * D * BF16.itemsize / 4
+
+
+def test_beam_step_in_a_graph(device: str) -> None:
+    """A captured step, replayed, is the search without a graph; and neither makes the host wait."""
+    B, beam, V, L = 4, 5, 1000, 12
+    torch.manual_seed(0)
+    table = torch.log_softmax(torch.randn(V, V, device=device) * 3, -1)
+    options: dict[str, Any] = {"batch_size": B, "beam_size": beam, "bos": 7, "eos": 3, "max_length": L, "n_best": beam}
+    options |= {"length_penalty": 0.7, "early_stopping": False, "device": device}
+
+    def first_step(search: BeamSearch) -> BeamSearch:
+        search.advance(table[search.tokens])
+        return search
+
+    plain = first_step(BeamSearch(**options))
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(L - 1):
+            plain.advance(table[plain.tokens])
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+    search = first_step(BeamSearch(**options))
+    kept = [t.clone() for t in search.buffers()]
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        search.advance(table[search.tokens])  # compiles; undone below
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        search.advance(table[search.tokens])
+    for buffer, before in zip(search.buffers(), kept, strict=True):
+        buffer.copy_(before)
+    for _ in range(L - 1):
+        graph.replay()
+    for got, expected in zip(search.output()[:6], plain.output()[:6], strict=True):
+        assert torch.equal(got, expected)
 
 
 # Around the ops.

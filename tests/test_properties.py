@@ -6,6 +6,7 @@ The same arguments each time; `pytest tests/test_properties.py --hypothesis-prof
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -21,9 +22,9 @@ from seqops import functional, reference
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 
 
-def nearly_tied(logits: Tensor, scores: Tensor, k: int) -> bool:
+def nearly_tied(logits: Tensor, scores: Tensor, k: int, **options: Any) -> bool:
     """Whether float32 may rank what float64 does not see as equal in another order."""
-    best = reference.beam_topk(logits, scores, logits.shape[1] * logits.shape[2])[0][:, : k + 1]
+    best = reference.beam_topk(logits, scores, logits.shape[1] * logits.shape[2], **options)[0][:, : k + 1]
     gaps = -best.diff()
     return bool(((gaps > 0) & (gaps < 1e-4)).any())
 
@@ -51,7 +52,7 @@ def test_as_accurate_as_the_reference(path: Path, case: Case, data: st.DataObjec
         assume(layout != "expanded" and not nearly_tied(**rounded, **options))
         wide = torch.promote_types(dtype, torch.float32)
         compared = [
-            lambda logits, scores, k, op=op: op(logits, scores.to(torch.promote_types(scores.dtype, wide)), k)
+            lambda logits, scores, k, op=op, **o: op(logits, scores.to(torch.promote_types(scores.dtype, wide)), k, **o)
             for op in (case.op, case.reference)
         ]
     else:

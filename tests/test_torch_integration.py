@@ -46,7 +46,8 @@ def op_arguments(dtype: torch.dtype) -> dict[str, list[tuple[Any, ...]]]:
     query, keys, v = r(2, 3, 4), r(2, 5, 4), r(4)
     mask, ends = torch.rand(2, 1, 5) < 0.7, torch.tensor([5, 2], dtype=torch.int32)
     logits, scores = r(2, 3, 7), rand(2, 3, dtype=wide)
-    _, parents, tokens, normalizer = torch.ops.seqops.beam_topk_fwd(logits, scores, 4)
+    _, parents, tokens, normalizer = torch.ops.seqops.beam_topk_fwd(logits, scores, 4, None, 1.0, False)
+    allowed = torch.rand(3, 7).expand(2, 3, 7) < 0.8
     ids = torch.tensor([1, 0], dtype=torch.int32)
     return {
         "rnn_sequence_fwd": [
@@ -108,8 +109,12 @@ def op_arguments(dtype: torch.dtype) -> dict[str, list[tuple[Any, ...]]]:
             for needs in ((True, True, True), (False, True, False))
         ],
         "alias_draw": [(torch.tensor([-1, 7], dtype=torch.int32), ids, torch.tensor([3, 1]), 5)],
-        "beam_topk_fwd": [(logits, scores, 4), (logits, scores, 1)],
-        "beam_topk_bwd": [(rand(2, 4, dtype=wide), logits, normalizer, parents, tokens)],
+        "beam_topk_fwd": [
+            (logits, scores, 4, None, 1.0, False),
+            (logits, scores, 1, allowed, 0.5, False),
+            (logits, scores, 2, allowed, 1.0, True),
+        ],
+        "beam_topk_bwd": [(rand(2, 4, dtype=wide), logits, normalizer, parents, tokens, 2.0)],
     }
 
 

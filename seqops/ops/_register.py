@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.autograd import forward_ad
 
-__all__ = ["INTERPRET", "register", "takes_torch_path", "torch_has_its_own"]
+__all__ = ["INTERPRET", "calls_directly", "register", "takes_torch_path", "torch_has_its_own"]
 
 _LIBRARY = torch.library.Library("seqops", "FRAGMENT")
 
@@ -39,6 +39,20 @@ def torch_has_its_own(tensor: torch.Tensor) -> bool:
     Not under torch.func's transformations, for which torch.lstm_cell has no rules.
     """
     return tensor.device.type == "cpu" and not INTERPRET and torch._C._functorch.maybe_current_level() is None
+
+
+def calls_directly(*tensors: torch.Tensor) -> bool:
+    """Whether a public function may call `seqops.cpu` itself where no gradient is needed: plain tensors on the CPU, and
+    nobody who traces or transforms. The dispatcher's way there costs more than a small problem's work.
+    """
+    return (
+        not torch.compiler.is_compiling()
+        and torch_has_its_own(tensors[0])
+        and torch._C._len_torch_dispatch_stack() == 0
+        and forward_ad._current_level < 0
+        and not torch.is_autocast_enabled("cpu")
+        and all(type(t) in (torch.Tensor, torch.nn.Parameter) for t in tensors)
+    )
 
 
 def register(
