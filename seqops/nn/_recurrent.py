@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from ..ops._checks import check_shape
 from ..ops._recurrent import check_sequence
+from ._regularization import changed, check_heads, check_rate, drop, recurrent_mask, zoneout, zoneouts
 
 __all__ = ["Recurrent"]
 
@@ -27,6 +28,40 @@ class Recurrent(RNNBase):
 
     _states = 1
 
+    num_heads = 1
+    zoneout: float | tuple[float, float] = 0.0
+    recurrent_dropout = 0.0
+
+    def __init__(
+        self,
+        mode: str,
+        *args: Any,
+        num_heads: int = 1,
+        zoneout: float | tuple[float, float] = 0.0,
+        recurrent_dropout: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(mode, *args, **kwargs)
+        self.num_heads = check_heads(self._name, num_heads, self.hidden_size)
+        self.recurrent_dropout = check_rate(self._name, "recurrent_dropout", recurrent_dropout)
+        self.zoneout = zoneout
+        self._zoneouts()
+        if num_heads > 1:
+            if self.proj_size:
+                raise ValueError(f"{self._name}: num_heads must be 1 with proj_size, got {num_heads}")
+            for name, weight in list(self.named_parameters(recurse=False)):
+                if name.startswith("weight_hh"):
+                    blocks = weight.new_empty(weight.shape[0], self.hidden_size // num_heads)
+                    setattr(self, name, torch.nn.Parameter(blocks))
+            self.reset_parameters()
+
+    def extra_repr(self) -> str:
+        own = {"num_heads": 1, "zoneout": 0.0, "recurrent_dropout": 0.0}
+        return super().extra_repr() + changed(self, own)
+
+    def _zoneouts(self) -> tuple[float, ...]:
+        return zoneouts(self._name, self.zoneout, self._states)
+
     def flatten_parameters(self) -> None:
         """Does nothing: the parameters are used where they lie."""
 
@@ -36,17 +71,13 @@ class Recurrent(RNNBase):
         self._flat_weights = [w if w is None or w.is_leaf else w.detach() for w in self._flat_weights]
 
     def _run(
-        self,
-        x: Tensor,
-        state: State,
-        weights: list[Tensor],
-        lengths: Tensor | Sequence[int] | None,
-        reset: Tensor | None,
-        reset_state: State | None,
-        reverse: bool,
-        return_cells: bool,
+        self, x: Tensor, state: State, weights: list[Tensor], zoneout: list[Any], return_cells: bool, **options: Any
     ) -> tuple[Tensor, State, Tensor | None]:
-        """y, the last state and, where they are asked for, all cells, of one layer in one direction."""
+        """y, the last state and, where they are asked for, all cells, of one layer in one direction.
+
+        `zoneout` has what the op takes for each tensor of the state, `options` its lengths, reset, reset_state (of the
+        state's form), reverse, heads and recurrent_mask.
+        """
         raise NotImplementedError
 
     def _forward(
@@ -56,6 +87,7 @@ class Recurrent(RNNBase):
         lengths: Tensor | Sequence[int] | None,
         reset: Tensor | None,
         reset_state: State | None,
+        generator: torch.Generator | None,
         return_cells: bool = False,
     ) -> tuple[Any, State, list[Tensor]]:
         """output, the last state of all layers, and the cells of each layer and direction where they are asked for."""
@@ -63,7 +95,7 @@ class Recurrent(RNNBase):
             for name, value in (("lengths", lengths), ("reset", reset), ("reset_state", reset_state)):
                 if value is not None:
                     raise ValueError(f"{self._name}: {name} must be None with a PackedSequence")
-            return self._forward_packed(input, hx, return_cells)
+            return self._forward_packed(input, hx, generator, return_cells)
         if input.dim() not in (2, 3):
             got = f"{input.dim()}D tensor" if self._name == "RNN" else f"{input.dim()}D"
             raise ValueError(f"{self._name}: Expected input to be 2D or 3D, got {got} instead")
@@ -87,7 +119,7 @@ class Recurrent(RNNBase):
             raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
         if self.batch_first:
             input, reset = input.transpose(0, 1), None if reset is None else reset.t()
-        output, state, cells = self._layers(input, hx, lengths, reset, reset_state, return_cells)
+        output, state, cells = self._layers(input, hx, lengths, reset, reset_state, generator, return_cells)
         if self.batch_first:
             output, cells = output.transpose(0, 1), [c.transpose(0, 1) for c in cells]
         if not batched:
@@ -127,7 +159,7 @@ class Recurrent(RNNBase):
         return tuple(input.new_zeros(rows, B, size) for size in sizes[: self._states])
 
     def _forward_packed(
-        self, packed: PackedSequence, hx: State | None, return_cells: bool
+        self, packed: PackedSequence, hx: State | None, generator: torch.Generator | None, return_cells: bool
     ) -> tuple[PackedSequence, State, list[Tensor]]:
         data, batch_sizes, sorted_indices, unsorted_indices = packed
         if hx is None:
@@ -136,7 +168,7 @@ class Recurrent(RNNBase):
             hx = tuple(h.index_select(1, sorted_indices) for h in hx)
         self._check_forward(data, hx, batch_sizes)
         padded, lengths = pad_packed_sequence(PackedSequence(data, batch_sizes))
-        output, state, cells = self._layers(padded, hx, lengths, None, None, return_cells, lengths)
+        output, state, cells = self._layers(padded, hx, lengths, None, None, generator, return_cells, lengths)
         data = pack_padded_sequence(output, lengths).data
         if unsorted_indices is not None:
             state = tuple(s.index_select(1, unsorted_indices) for s in state)
@@ -152,6 +184,7 @@ class Recurrent(RNNBase):
         lengths: Tensor | Sequence[int] | None,
         reset: Tensor | None,
         reset_state: State | None,
+        generator: torch.Generator | None,
         return_cells: bool,
         packed: Tensor | None = None,
     ) -> tuple[Tensor, State, list[Tensor]]:
@@ -170,32 +203,43 @@ class Recurrent(RNNBase):
         for layer in range(self.num_layers):
             outputs = []
             for suffix in ("", "_reverse") if self.bidirectional else ("",):
-                names = [n for n in ("weight_ih", "weight_hh", "bias_ih", "bias_hh") if self.bias or n[0] == "w"]
-                names += ["weight_hr"] if self.proj_size else []
-                weights = [getattr(self, f"{name}_l{layer}{suffix}") for name in names]
                 row = len(last)
+                draws = (self.training, generator)
+                sizes = (self.proj_size or self.hidden_size, self.hidden_size)
                 y, state, c = self._run(
                     x,
                     tuple(h[row] for h in hx),
-                    weights,
-                    lengths,
-                    backward_reset if suffix else reset,
-                    None if reset_state is None else tuple(h[row] for h in reset_state),
-                    bool(suffix),
+                    self._weights(f"_l{layer}{suffix}"),
+                    [
+                        zoneout(p, (*x.shape[:2], size), x, *draws)
+                        for p, size in zip(self._zoneouts(), sizes, strict=False)
+                    ],
                     return_cells,
+                    lengths=lengths,
+                    reset=backward_reset if suffix else reset,
+                    reset_state=None if reset_state is None else tuple(h[row] for h in reset_state),
+                    reverse=bool(suffix),
+                    heads=self.num_heads,
+                    recurrent_mask=recurrent_mask(self.recurrent_dropout, (x.shape[1], sizes[0]), x, *draws),
                 )
                 outputs.append(y)
                 last.append(state)
                 cells += [] if c is None else [c]
             x = torch.cat(outputs, -1) if self.bidirectional else outputs[0]
             if layer < self.num_layers - 1:
-                x = self._drop(x, packed)
+                x = self._drop(x, packed, generator)
         return x, tuple(torch.stack(s) for s in zip(*last, strict=True)), cells
 
-    def _drop(self, x: Tensor, packed: Tensor | None) -> Tensor:
+    def _weights(self, which: str) -> list[Tensor]:
+        """Of one layer in one direction, in the order in which `_run` takes them."""
+        names = [n for n in ("weight_ih", "weight_hh", "bias_ih", "bias_hh") if self.bias or n[0] == "w"]
+        names += ["weight_hr"] if self.proj_size else []
+        return [getattr(self, name + which) for name in names]
+
+    def _drop(self, x: Tensor, packed: Tensor | None, generator: torch.Generator | None) -> Tensor:
         """Dropout with torch's draws, which for a packed sequence are for the steps that it has."""
         if packed is None or not self.training or not self.dropout:
-            return torch.nn.functional.dropout(x, self.dropout, self.training)
+            return drop(x, self.dropout, self.training, generator)
         data, batch_sizes, *_ = pack_padded_sequence(x, packed)
-        data = torch.nn.functional.dropout(data, self.dropout)
+        data = drop(data, self.dropout, True, generator)
         return pad_packed_sequence(PackedSequence(data, batch_sizes))[0]

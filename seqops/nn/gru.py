@@ -7,11 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import RNNCellBase
 from torch.nn.utils.rnn import PackedSequence
 
 from ..ops.gru import gru, gru_cell
-from ._cells import check_cell_input
+from ._cells import Cell, check_cell_input
 from ._recurrent import Recurrent, State
 
 __all__ = ["GRU", "GRUCell"]
@@ -22,6 +21,9 @@ class GRU(Recurrent):
 
     With `reset_after=False` the reset gate acts before the product, as in Cho et al. 2014, arXiv:1406.1078.
     Subclasses torch.nn.RNNBase, not torch.nn.GRU, which torch.compile does not trace whole.
+
+    `num_heads`: weight_hh_l* are [3H, H / num_heads], the blocks of a block-diagonal matrix. `zoneout`, and
+    `recurrent_dropout`, the same mask at all steps of a layer and direction: see `seqops.functional.gru`.
 
     Shapes: input [T, B, I], or [B, T, I] with batch_first, or [T, I] unbatched, or a PackedSequence;
     hx [num_layers * num_directions, B, H]; output [T, B, num_directions * H] in the input's layout; h_n as hx.
@@ -46,6 +48,7 @@ class GRU(Recurrent):
         lengths: Tensor | Sequence[int] | None = None,
         reset: Tensor | None = None,
         reset_state: Tensor | None = None,
+        generator: torch.Generator | None = None,
     ) -> tuple[Any, Tensor]:
         """Runs all layers and directions.
 
@@ -55,6 +58,7 @@ class GRU(Recurrent):
             reset: bool [T, B] ([B, T] with batch_first): where True a new episode begins, whose first state is
                 `reset_state`, or zero; in neither direction does the state pass from one to another.
             reset_state: as hx.
+            generator: draws zoneout, recurrent dropout and, where it is given, dropout; None: torch's own.
 
         Returns:
             (output, h_n); output is packed where the input is, and 0 beyond an item's length.
@@ -65,37 +69,33 @@ class GRU(Recurrent):
             lengths,
             reset,
             None if reset_state is None else (reset_state,),
+            generator,
         )
         return output, h_n
 
     def _run(
-        self,
-        x: Tensor,
-        state: State,
-        weights: list[Tensor],
-        lengths: Tensor | Sequence[int] | None,
-        reset: Tensor | None,
-        reset_state: State | None,
-        reverse: bool,
-        return_cells: bool,
+        self, x: Tensor, state: State, weights: list[Tensor], zoneout: list[Any], return_cells: bool, **options: Any
     ) -> tuple[Tensor, State, None]:
+        fresh = options.pop("reset_state")
         y, h = gru(
             x,
             *state,
             *weights,
             reset_after=self.reset_after,
-            lengths=lengths,
-            reset=reset,
-            reset_state=None if reset_state is None else reset_state[0],
-            reverse=reverse,
+            zoneout=zoneout[0],
+            reset_state=None if fresh is None else fresh[0],
+            **options,
         )
         return y, (h,), None
 
 
-class GRUCell(RNNCellBase):
+class GRUCell(Cell):
     """`torch.nn.GRUCell`: the same constructor, forward, parameters, initialisation and errors.
 
     With `reset_after=False` the reset gate acts before the product, as in Cho et al. 2014, arXiv:1406.1078.
+
+    `num_heads`: weight_hh is [3H, H / num_heads], the blocks of a block-diagonal matrix. `zoneout`: see
+    `seqops.functional.gru_cell`.
     """
 
     reset_after = True
@@ -109,16 +109,29 @@ class GRUCell(RNNCellBase):
         dtype: torch.dtype | None = None,
         *,
         reset_after: bool = True,
+        num_heads: int = 1,
+        zoneout: float = 0.0,
     ) -> None:
         super().__init__(input_size, hidden_size, bias, num_chunks=3, device=device, dtype=dtype)
         self.reset_after = reset_after
+        self._regularize(num_heads, zoneout)
 
     def extra_repr(self) -> str:
         return super().extra_repr() + ("" if self.reset_after else ", reset_after=False")
 
-    def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
-        """input [B, I] or [I], hx [B, H] or [H] (zeros where None) -> h' as hx."""
+    def forward(
+        self,
+        input: Tensor,
+        hx: Tensor | None = None,
+        *,
+        recurrent_mask: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """input [B, I] or [I], hx [B, H] or [H] (zeros where None) -> h' as hx.
+
+        recurrent_mask [B, H]: see `seqops.functional.gru_cell`; one for all steps is variational dropout.
+        """
         weights = (self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
-        x, (h,) = check_cell_input("GRUCell", input, None if hx is None else (hx,), *weights[:2])
-        h = gru_cell(x, h, *weights, reset_after=self.reset_after)
+        x, (h,) = check_cell_input("GRUCell", input, None if hx is None else (hx,), self.weight_ih, self.hidden_size)
+        h = gru_cell(x, h, *weights, reset_after=self.reset_after, **self._options(x, recurrent_mask, generator))
         return h if input.dim() == 2 else h.squeeze(0)

@@ -7,11 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import RNNCellBase
 from torch.nn.utils.rnn import PackedSequence
 
 from ..ops.lstm import lstm, lstm_cell
-from ._cells import check_cell_input
+from ._cells import Cell, check_cell_input
 from ._recurrent import Recurrent, State
 
 __all__ = ["LSTM", "LSTMCell"]
@@ -21,6 +20,10 @@ class LSTM(Recurrent):
     """`torch.nn.LSTM`: the same constructor, forward, parameters, initialisation and errors, `lengths=` and `reset=`.
 
     Subclasses torch.nn.RNNBase, not torch.nn.LSTM, which torch.compile does not trace whole.
+
+    `num_heads`: weight_hh_l* are [4H, H / num_heads], the blocks of a block-diagonal matrix. `zoneout`, of h or a pair
+    of h's and c's, and `recurrent_dropout`, the same mask at all steps of a layer and direction: see
+    `seqops.functional.lstm`.
 
     Shapes: input [T, B, I], or [B, T, I] with batch_first, or [T, I] unbatched, or a PackedSequence;
     hx = (h_0, c_0), [num_layers * num_directions, B, P] and [.., H], where P is proj_size, or H if that is 0;
@@ -45,6 +48,7 @@ class LSTM(Recurrent):
         reset: Tensor | None = None,
         reset_state: tuple[Tensor, Tensor] | None = None,
         return_cells: bool = False,
+        generator: torch.Generator | None = None,
     ) -> tuple[Any, ...]:
         """Runs all layers and directions.
 
@@ -56,26 +60,19 @@ class LSTM(Recurrent):
             reset_state: as hx.
             return_cells: also give the cells after each step: [num_layers * num_directions, T, B, H], or
                 [.., B, T, H] with batch_first, or [.., T, H] unbatched.
+            generator: draws zoneout, recurrent dropout and, where it is given, dropout; None: torch's own.
 
         Returns:
             (output, (h_n, c_n)), or (output, (h_n, c_n), cells). output is packed where the input is; it and the cells
             are 0 beyond an item's length.
         """
-        output, (h_n, c_n), cells = self._forward(input, hx, lengths, reset, reset_state, return_cells)
+        output, (h_n, c_n), cells = self._forward(input, hx, lengths, reset, reset_state, generator, return_cells)
         if return_cells:
             return output, (h_n, c_n), torch.stack(cells)
         return output, (h_n, c_n)
 
     def _run(
-        self,
-        x: Tensor,
-        state: State,
-        weights: list[Tensor],
-        lengths: Tensor | Sequence[int] | None,
-        reset: Tensor | None,
-        reset_state: State | None,
-        reverse: bool,
-        return_cells: bool,
+        self, x: Tensor, state: State, weights: list[Tensor], zoneout: list[Any], return_cells: bool, **options: Any
     ) -> tuple[Tensor, State, Tensor | None]:
         w_hr = weights.pop() if self.proj_size else None
         y, last, *cells = lstm(
@@ -83,11 +80,9 @@ class LSTM(Recurrent):
             state,  # type: ignore[arg-type]
             *weights,
             w_hr=w_hr,
-            lengths=lengths,
-            reset=reset,
-            reset_state=reset_state,  # type: ignore[arg-type]
-            reverse=reverse,
+            zoneout=tuple(zoneout),
             return_cells=return_cells,
+            **options,
         )
         return y, last, cells[0] if cells else None
 
@@ -100,8 +95,14 @@ class LSTM(Recurrent):
             raise RuntimeError(f"For {kind} input, hx and cx should also be {wanted}-D but got {dims} tensors")
 
 
-class LSTMCell(RNNCellBase):
-    """`torch.nn.LSTMCell`: the same constructor, forward, parameters, initialisation and errors."""
+class LSTMCell(Cell):
+    """`torch.nn.LSTMCell`: the same constructor, forward, parameters, initialisation and errors.
+
+    `num_heads`: weight_hh is [4H, H / num_heads], the blocks of a block-diagonal matrix. `zoneout`, of h or a pair of
+    h's and c's: see `seqops.functional.lstm_cell`.
+    """
+
+    _states = 2
 
     def __init__(
         self,
@@ -110,12 +111,26 @@ class LSTMCell(RNNCellBase):
         bias: bool = True,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        *,
+        num_heads: int = 1,
+        zoneout: float | tuple[float, float] = 0.0,
     ) -> None:
         super().__init__(input_size, hidden_size, bias, num_chunks=4, device=device, dtype=dtype)
+        self._regularize(num_heads, zoneout)
 
-    def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
-        """input [B, I] or [I], hx = (h, c), [B, H] or [H] each (zeros where None) -> (h', c') as hx."""
+    def forward(
+        self,
+        input: Tensor,
+        hx: tuple[Tensor, Tensor] | None = None,
+        *,
+        recurrent_mask: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """input [B, I] or [I], hx = (h, c), [B, H] or [H] each (zeros where None) -> (h', c') as hx.
+
+        recurrent_mask [B, H]: see `seqops.functional.lstm_cell`; one for all steps is variational dropout.
+        """
         weights = (self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
-        x, state = check_cell_input("LSTMCell", input, hx, *weights[:2], states=2)
-        h, c = lstm_cell(x, state, *weights)  # type: ignore[arg-type]
+        x, state = check_cell_input("LSTMCell", input, hx, self.weight_ih, self.hidden_size, states=2)
+        h, c = lstm_cell(x, state, *weights, **self._options(x, recurrent_mask, generator))  # type: ignore[arg-type]
         return (h, c) if input.dim() == 2 else (h.squeeze(0), c.squeeze(0))
