@@ -13,6 +13,7 @@ setup(
         "seqops.cpu",
         "seqops.decoding",
         "seqops.embeddings",
+        "seqops.integrations",
         "seqops.kernels",
         "seqops.nn",
         "seqops.ops",

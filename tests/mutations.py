@@ -175,6 +175,7 @@ FAULTS = [
     Fault("search: shortest one token short", SEARCH, "(self.step < self.min_lengths)", "(self.step + 1 < self.min_lengths)", SEARCH_TESTS),
     Fault("search: token scores of another beam", "seqops/decoding/hypotheses.py", "history.log_probs[t - 1].gather(1, parent)", "history.log_probs[t - 1].gather(1, beams)", SEARCH_TESTS),
     Fault("search: n-gram counted a token early", "seqops/decoding/processors.py", "ngrams[:, :, n - 1], V)", "ngrams[:, :, 0], V)", SEARCH_TESTS),
+    Fault("transformers: cache stays behind", "seqops/integrations/transformers.py", "    cache.reorder_cache(rows)", "    cache.reorder_cache(rows.sort().values)", "tests/test_integrations_transformers.py -k 'stopping and llama and 5'"),
     Fault("score: a sequence of length 0 is certain", "seqops/decoding/beam_search.py", "log_probs.masked_fill(lengths_ <= 0, NEVER)", "log_probs.clone()", SEARCH_TESTS),
     Fault("analysis: faults exchanged", "seqops/decoding/error_analysis.py", "missed = r_scores > h_scores", "missed = r_scores < h_scores", SEARCH_TESTS, quick=True),
 ]  # fmt: skip

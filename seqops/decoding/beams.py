@@ -62,6 +62,7 @@ class BeamSearch:
         processors: Iterable[LogitsProcessor] = (),
         stopping_criteria: Iterable[Callable[[Tensor, None], Tensor]] = (),
         pad: int | None = None,
+        keep_sequences: bool = False,
         device: torch.device | str | None = None,
     ) -> None:
         B = batch_size
@@ -118,7 +119,13 @@ class BeamSearch:
 
         self.steps = 0
         self.prompt = _prompt(bos, B, self.device)
-        self.tokens = self.prompt[:, -1:].repeat(1, beam)
+        last = self.prompt[:, -1:] if self.prompt.shape[1] else self.prompt.new_full((B, 1), pad)
+        self.tokens = last.repeat(1, beam)
+        self.sequences = None
+        if keep_sequences or self.processors or self.stopping_criteria:
+            P = self.prompt.shape[1]
+            self.sequences = torch.full((B * beam, P + self.max_length), pad, device=self.device)
+            self.sequences[:, :P] = self.prompt.repeat_interleave(beam, 0)
         self.group_offset = (torch.arange(self.N, device=self.device) % groups * self.w)[:, None]
         self.row_offset = (torch.arange(self.N, device=self.device) * self.w)[:, None]
 
@@ -181,11 +188,6 @@ class BeamSearch:
         if self.banned:
             self.allowed = torch.ones(V, dtype=torch.bool, device=self.device)
             self.allowed[torch.tensor(self.banned, device=self.device)] = False
-        self.sequences = None
-        if self.processors or self.stopping_criteria:
-            P = self.prompt.shape[1]
-            self.sequences = torch.full((self.B * self.beam, P + L), self.pad, device=self.device)
-            self.sequences[:, :P] = self.prompt.repeat_interleave(self.beam, 0)
 
     @torch.no_grad()
     def advance(self, logits: Tensor, attention: Tensor | None = None, *, normalized: bool = False) -> Tensor:
@@ -289,9 +291,8 @@ class BeamSearch:
         if not self.processors or self.sequences is None:
             return logits, normalized
         log_p = (logits.to(self.live.dtype) if normalized else _log_softmax(logits)).flatten(0, 1)
-        sequences = self.sequences[:, : self.prompt.shape[1] + self.steps]
         for process in self.processors:
-            log_p = process(sequences, log_p)
+            log_p = process(self.running, log_p)
         return log_p.view(logits.shape), True
 
     def _cover(self, attention: Tensor | None) -> Tensor | None:
@@ -325,6 +326,13 @@ class BeamSearch:
             self.sequences[:, self.prompt.shape[1] + self.steps] = self.tokens.flatten()
         self.step += 1
 
+    @property
+    def running(self) -> Tensor:
+        """[B*beam, P + steps], a view: the prompts and what each beam has added; needs `keep_sequences`."""
+        if self.sequences is None:
+            raise ValueError(f"{OP}: running needs keep_sequences")
+        return self.sequences[:, : self.prompt.shape[1] + self.steps]
+
     def buffers(self) -> list[Tensor]:
         """All that steps change, in place; made by the first step. A copy of them is a search's state."""
         own = [self.tokens, self.live, self.count, self.done, self.step, *self.pool, *self.history[:3]]
@@ -350,7 +358,7 @@ def _log_softmax(logits: Tensor) -> Tensor:
 
 def _prompt(bos: int | Tensor, B: int, device: torch.device) -> Tensor:
     """[B,P]: `bos` for each item, or a prompt [B,P], of which `step` is fed the last token and processors see all."""
-    if isinstance(bos, Tensor) and bos.dim() == 2 and bos.shape[1] > 0:
+    if isinstance(bos, Tensor) and bos.dim() == 2:
         check_shape(OP, "bos", bos, (B, "P"))
         return bos.to(device=device, dtype=torch.int64)
     return first_tokens(OP, bos, B, device)[:, None]
