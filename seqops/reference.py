@@ -9,7 +9,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["additive_attention", "beam_topk", "gru", "gru_cell", "lstm", "lstm_cell", "rnn", "rnn_cell"]
+__all__ = [
+    "additive_attention",
+    "beam_topk",
+    "gru",
+    "gru_cell",
+    "layer_norm_gru",
+    "layer_norm_gru_cell",
+    "layer_norm_lstm",
+    "layer_norm_lstm_cell",
+    "lstm",
+    "lstm_cell",
+    "rnn",
+    "rnn_cell",
+]
 
 
 def _hidden(h: Tensor, w: Tensor, b: Tensor | None, heads: int, mask: Tensor | None) -> Tensor:
@@ -213,6 +226,117 @@ def lstm(
         ),
         zoneout,
         *(x, state, lengths, reset, reset_state, reverse),
+    )
+    return (y, (h_n, c_n), cells) if return_cells else (y, (h_n, c_n))
+
+
+def layer_norm_gru_cell(
+    x: Tensor,
+    h: Tensor,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None = None,
+    b_hh: Tensor | None = None,
+    gamma_ih: Tensor | None = None,
+    gamma_hh: Tensor | None = None,
+    *,
+    joint: bool = False,
+    eps: float = 1e-5,
+    heads: int = 1,
+    recurrent_mask: Tensor | None = None,
+    zoneout: Tensor | float | None = None,
+) -> Tensor:
+    width, products = w_ih.shape[:1], _hidden(h, w_hh, None, heads, recurrent_mask)
+    if joint:
+        gx = torch.zeros_like(products)
+        gh = F.layer_norm(F.linear(x, w_ih, b_ih) + products, width, gamma_hh, b_hh, eps)
+    else:
+        gx = F.layer_norm(F.linear(x, w_ih), width, gamma_ih, b_ih, eps)
+        gh = F.layer_norm(products, width, gamma_hh, b_hh, eps)
+    (gx_r, gx_z, gx_n), (gh_r, gh_z, gh_n) = gx.chunk(3, -1), gh.chunk(3, -1)
+    r, z = torch.sigmoid(gx_r + gh_r), torch.sigmoid(gx_z + gh_z)
+    n = torch.tanh(gx_n + r * gh_n)
+    return _kept(zoneout, h, (1 - z) * n + z * h)
+
+
+def layer_norm_gru(
+    x: Tensor,
+    h0: Tensor,
+    *weights: Tensor | None,
+    zoneout: Tensor | float | None = None,
+    lengths: Tensor | None = None,
+    reset: Tensor | None = None,
+    reset_state: Tensor | None = None,
+    reverse: bool = False,
+    **rest: Any,
+) -> tuple[Tensor, Tensor]:
+    (y,), (h_n,) = _sequence(
+        lambda x, s, zoneout: (layer_norm_gru_cell(x, *s, *weights, zoneout=zoneout, **rest),),
+        zoneout,
+        x,
+        (h0,),
+        lengths,
+        reset,
+        None if reset_state is None else (reset_state,),
+        reverse,
+    )
+    return y, h_n
+
+
+def layer_norm_lstm_cell(
+    x: Tensor,
+    state: tuple[Tensor, Tensor],
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None = None,
+    b_hh: Tensor | None = None,
+    gamma_ih: Tensor | None = None,
+    gamma_hh: Tensor | None = None,
+    gamma_c: Tensor | None = None,
+    beta_c: Tensor | None = None,
+    *,
+    joint: bool = False,
+    norm_cell: bool = True,
+    eps: float = 1e-5,
+    heads: int = 1,
+    recurrent_mask: Tensor | None = None,
+    zoneout: Any = None,
+) -> tuple[Tensor, Tensor]:
+    h, c = state
+    width, products = w_ih.shape[:1], _hidden(h, w_hh, None, heads, recurrent_mask)
+    if joint:
+        a = F.layer_norm(F.linear(x, w_ih, b_ih) + products, width, gamma_hh, b_hh, eps)
+    else:
+        a = F.layer_norm(F.linear(x, w_ih), width, gamma_ih, b_ih, eps)
+        a = a + F.layer_norm(products, width, gamma_hh, b_hh, eps)
+    i, f, g, o = a.chunk(4, -1)
+    new_c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+    normed = F.layer_norm(new_c, c.shape[1:], gamma_c, beta_c, eps) if norm_cell else new_c
+    kept_h, kept_c = zoneout if isinstance(zoneout, tuple) else (zoneout, None)
+    return _kept(kept_h, h, torch.sigmoid(o) * torch.tanh(normed)), _kept(kept_c, c, new_c)
+
+
+def layer_norm_lstm(
+    x: Tensor,
+    state: tuple[Tensor, Tensor],
+    *weights: Tensor | None,
+    zoneout: Any = None,
+    lengths: Tensor | None = None,
+    reset: Tensor | None = None,
+    reset_state: tuple[Tensor, Tensor] | None = None,
+    reverse: bool = False,
+    return_cells: bool = False,
+    **rest: Any,
+) -> Any:
+    (y, cells), (h_n, c_n) = _sequence(
+        lambda x, s, zoneout: layer_norm_lstm_cell(x, s, *weights, zoneout=zoneout, **rest),  # type: ignore[arg-type]
+        zoneout,
+        x,
+        state,
+        lengths,
+        reset,
+        reset_state,
+        reverse,
     )
     return (y, (h_n, c_n), cells) if return_cells else (y, (h_n, c_n))
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from helpers import randn
+from helpers import LAYOUTS, randn
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -34,6 +34,11 @@ class Case:
     optional: tuple[frozenset[str], ...] = ()
     usual: Callable[..., dict[str, Any]] = lambda **_: {}
     flat: Callable[[Callable[..., Any]], Callable[..., Any]] = lambda fn: fn
+
+    @property
+    def layouts(self) -> tuple[str, ...]:
+        """Of equal rows of weights the products do not vary, and normalised they are rounding errors alone."""
+        return tuple(o for o in LAYOUTS if o != "expanded" or not self.name.startswith("layer_norm"))
 
     @property
     def op(self) -> Callable[..., Any]:
@@ -78,6 +83,21 @@ def lstm(T: int, B: int, I: int, H: int, P: int | None = None) -> dict[str, Tens
     inputs = {"x": randn(T, B, I, seed=1), "h0": randn(B, H if P is None else P, seed=2), "c0": randn(B, H, seed=7)}
     inputs |= weights(I, H, 4, P)
     return inputs if P is None else inputs | {"w_hr": randn(P, H, seed=8, scale=max(1, H) ** -0.5)}
+
+
+def normed(
+    problem: Callable[..., dict[str, Tensor]], *, joint: bool = False, cell: bool = False
+) -> Callable[..., dict[str, Tensor]]:
+    """With the gains of layer normalisation."""
+
+    def make(H: int, **sizes: int) -> dict[str, Tensor]:
+        inputs = problem(H=H, **sizes)
+        width = inputs["w_hh"].shape[0]
+        norms = {"gamma_ih": width, "gamma_hh": width, "gamma_c": H, "beta_c": H}
+        names = [n for n in norms if (n != "gamma_ih" or not joint) and (cell or not n.endswith("_c"))]
+        return inputs | {n: 1 + randn(norms[n], seed=20 + i, scale=0.3) for i, n in enumerate(names)}
+
+    return make
 
 
 def in_heads(problem: Callable[..., dict[str, Tensor]], heads: int) -> Callable[..., dict[str, Tensor]]:
@@ -207,6 +227,18 @@ def beam_options(draw: Callable[..., Any], B: int, beam: int, V: int) -> dict[st
     return options | {"temperature": draw(st.sampled_from([1.0, 0.5, 3.0]), label="temperature")}
 
 
+def norm_options(joint: bool, norm_cell: bool | None = None) -> Callable[..., dict[str, Any]]:
+    # With the usual 1e-5 the rounding of what hardly varies is made 300 times larger, in the reference too.
+    fixed: dict[str, Any] = {"joint": joint, "eps": 1.0} | ({} if norm_cell is None else {"norm_cell": norm_cell})
+
+    def options(draw: Callable[..., Any], **sizes: int) -> dict[str, Any]:
+        if "T" not in sizes:
+            return fixed
+        return sequence_options(draw, **sizes) | regularized(draw, **sizes) | fixed
+
+    return options
+
+
 def no_options(draw: Callable[..., Any], **_: int) -> dict[str, Any]:
     return {}
 
@@ -289,6 +321,64 @@ CASES = {
                 ("gru of Cho", "gru", gru, lambda fn: fn, {"reset_after": False}),
                 ("lstm", "lstm", lstm, flat_lstm, {}),
             )
+        ),
+        *(
+            Case(
+                f"layer_norm_gru_cell{label}",
+                "layer_norm_gru_cell",
+                normed(gru_cell, joint=joint),
+                STEP,
+                norm_options(joint),
+                frozenset("BI"),
+                (*BIASES, frozenset({"gamma_ih"}), frozenset({"gamma_hh"})),
+                lambda joint=joint, **_: {"joint": joint, "eps": 0.01},
+            )
+            for label, joint in (("", False), (" joint", True))
+        ),
+        *(
+            Case(
+                f"layer_norm_gru{label}",
+                "layer_norm_gru",
+                resettable(normed(gru, joint=joint)),
+                SEQUENCE,
+                norm_options(joint),
+                frozenset("TBI"),
+                (*BIASES, frozenset({"gamma_ih"}), frozenset({"gamma_hh"}), frozenset({"reset_state"})),
+                usual(joint=joint, eps=0.01),
+            )
+            for label, joint in (("", False), (" joint", True))
+        ),
+        *(
+            Case(
+                f"layer_norm_lstm_cell{label}",
+                "layer_norm_lstm_cell",
+                normed(lstm_cell, joint=joint, cell=cell),
+                STEP,
+                norm_options(joint, cell),
+                frozenset("BI"),
+                (*BIASES, *(frozenset({n}) for n in ("gamma_ih", "gamma_hh", "gamma_c", "beta_c"))),
+                lambda joint=joint, cell=cell, **_: {"joint": joint, "norm_cell": cell, "eps": 0.01},
+                flat_lstm_cell,
+            )
+            for label, joint, cell in (("", False, True), (" joint", True, False))
+        ),
+        *(
+            Case(
+                f"layer_norm_lstm{label}",
+                "layer_norm_lstm",
+                resettable(normed(lstm, joint=joint, cell=cell)),
+                SEQUENCE,
+                norm_options(joint, cell),
+                frozenset("TBI"),
+                (
+                    *BIASES,
+                    *(frozenset({n}) for n in ("gamma_ih", "gamma_hh", "gamma_c", "beta_c")),
+                    frozenset({"reset_h", "reset_c"}),
+                ),
+                usual(joint=joint, norm_cell=cell, eps=0.01, return_cells=True),
+                flat_lstm,
+            )
+            for label, joint, cell in (("", False, True), (" joint", True, False))
         ),
         Case(
             "additive_attention",

@@ -37,6 +37,7 @@ RNN_KERNEL_TESTS = "tests/test_every_op.py -k 'rnn and interpreter'"
 NN_TESTS = "tests/test_nn_recurrent.py"
 ATTENTION_TESTS = "tests/test_additive_attention.py tests/test_every_op.py -k attention"
 ATTENTION_KERNEL_TESTS = "tests/test_additive_attention.py tests/test_every_op.py -k 'attention and interpreter'"
+LAYER_NORM_TESTS = "tests/test_layer_norm.py -k 'gradcheck or padding'"
 BEAM_KERNEL_TESTS = "tests/test_beam_topk.py tests/test_every_op.py -k 'beam and interpreter'"
 SAMPLER_TESTS = "tests/test_sampler.py"
 SEARCH_TESTS = "tests/test_beam_search.py tests/test_beam_search_options.py tests/test_error_analysis.py"
@@ -104,7 +105,11 @@ FAULTS = [
     Fault("Function: reset beyond an item's length", SHARED, "reset = reset & active_steps(lengths, T)[:, :, 0]", "reset = reset.clone()", "tests/test_properties.py -k gru"),
     Fault("Function: Cho's r * h forgotten", OPS, "rh.flatten(0, 1))", "h_prev.flatten(0, 1))", GRU_TESTS),
     Fault("torch path: z and 1 - z confused", CPU, "torch.lerp(n[t], h, passed", "torch.lerp(h, n[t], passed", GRU_TESTS),
-    Fault("torch path: zoneout adds to z", CPU, "torch.addcmul(kept, 1 - kept, z)", "torch.add(kept, z)", GRU_TESTS),
+    Fault("LayerNorm: its gradient without the gain", "seqops/cpu/_layer_norm.py", "rstd, self.gamma, self.beta, [True, False, False]", "rstd, None, self.beta, [True, False, False]", LAYER_NORM_TESTS),
+    Fault("LayerNormGRU: r's factor by n's input", "seqops/cpu/layer_norm_gru.py", "sigmoid_slope(by_n * gh_n, r", "sigmoid_slope(by_n, r", LAYER_NORM_TESTS),
+    Fault("LayerNormLSTM: the cell's norm forgotten", "seqops/cpu/layer_norm_lstm.py", "norm_c.back(by_h, raw_t[t], mean_c_t[t], rstd_c_t[t]) if norm_cell else by_h", "by_h", LAYER_NORM_TESTS),
+    Fault("LayerNorm: NaN in padding reaches the weights", "seqops/ops/_layer_norm.py", "(x,) = without_padding(lengths, x)", "x = x.clone()", LAYER_NORM_TESTS),
+    Fault("torch path: zoneout adds to z", CPU_WALK, "torch.addcmul(kept, 1 - kept, share)", "torch.add(kept, share)", GRU_TESTS),
     Fault("torch path: zoneout forgotten in z's gradient", CPU, "(h_prev - n).mul_(1 - zoneout)", "(h_prev - n)", GRU_TESTS),
     Fault("torch path: heads exchanged", CPU_WALK, "reshape(-1, heads, D, D).permute(1, 3, 0, 2)", "reshape(-1, heads, D, D).flip(1).permute(1, 3, 0, 2)", GRU_TESTS),
     Fault("Function: the recurrent mask forgotten in W_hh's gradient", OPS, "h_prev = h_prev * recurrent_mask", "h_prev = h_prev.clone()", GRU_TESTS),

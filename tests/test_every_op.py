@@ -49,8 +49,8 @@ def test_every_subset_of_inputs_requiring_grad(path: Path, case: Case, optional:
     floating = [n for n, t in inputs.items() if t.is_floating_point()]
     expected = Expectation(case.reference, inputs, set(floating), torch.float32, path.device, **case.usual(**given))
     for count in range(len(floating) + 1):
-        # The kernels do not know of the inputs; the subsets are for the Function.
-        if path.kernels and 1 < count < len(floating):
+        # The kernels do not know of the inputs; the subsets are for the Function. Of many inputs all are too many.
+        if (path.kernels or len(floating) > 10) and 1 < count < len(floating):
             continue
         for grad in itertools.combinations(floating, count):
             expected.check(case.op, set(grad))
@@ -58,6 +58,8 @@ def test_every_subset_of_inputs_requiring_grad(path: Path, case: Case, optional:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_any_strides(path: Path, case: Case, layout: str) -> None:
+    if layout not in case.layouts:
+        pytest.skip("the op's values would be rounding errors")
     """Of inputs and of incoming gradients; and the inputs are left as they are."""
     given = sizes(case)
     inputs = case.problem(**given)
@@ -144,7 +146,9 @@ def test_second_derivative_is_right_or_raises(path: Path, case: Case) -> None:
         inputs = leaves(case, path.device)
         (grad,) = torch.autograd.grad(first_output(case, inputs).pow(power).sum(), inputs[first], create_graph=True)
         try:
-            again = torch.autograd.grad(grad.square().sum(), list(inputs.values()), allow_unused=True)
+            again = torch.autograd.grad(
+                grad.square().sum(), list(inputs.values()), allow_unused=True, retain_graph=True
+            )
         except RuntimeError as error:
             assert "once_differentiable" in str(error)  # noqa: PT017
             with pytest.raises(RuntimeError, match="once_differentiable"):

@@ -39,10 +39,11 @@ def test_as_accurate_as_the_reference(path: Path, case: Case, data: st.DataObjec
         for name, most in case.largest.items()
     }
     options = case.options(draw, **sizes)
-    # At relu's kink a half's rounding decides between two gradients.
-    dtypes = DTYPES[:2] if options.get("nonlinearity") == "relu" else DTYPES
+    # At relu's kink a half's rounding decides between two gradients; where little varies, normalising magnifies it.
+    normed = case.name.startswith("layer_norm")
+    dtypes = DTYPES[:2] if options.get("nonlinearity") == "relu" or normed else DTYPES
     dtype = data.draw(st.sampled_from(dtypes), label="dtype")
-    layout = data.draw(st.sampled_from(LAYOUTS), label="layout")
+    layout = data.draw(st.sampled_from([o for o in LAYOUTS if o in case.layouts]), label="layout")
     groups = [g for g in case.optional if data.draw(st.booleans(), label=f"without {sorted(g)}")]
     if options.get("reset") is None:
         groups.append(frozenset({"reset_state", "reset_h", "reset_c"}))

@@ -80,6 +80,54 @@ def op_arguments(dtype: torch.dtype) -> dict[str, list[tuple[Any, ...]]]:
                 False,
             ),
         ],
+        "layer_norm_gru_sequence_fwd": [
+            (
+                *(r(T, B, 3 * H), r(B, H), r(3 * H, H), r(3 * H), r(3 * H), lengths, reset, r(B, H), None, None, 1),
+                *(True, False, 1e-2, False),
+            ),
+            (
+                *(r(T, B, 3 * H), r(B, H), r(3 * H, 1), None, None, None, None, None, r(B, H), r(T, B, H), H),
+                *(False, True, 1e-2, True),
+            ),
+        ],
+        "layer_norm_gru_sequence_bwd": [
+            (
+                *(r(T, B, H), r(B, H), r(T, B, 3 * H), r(3 * H, H), r(3 * H), r(3 * H), lengths, reset, None, None, 1),
+                *(True, False, 1e-2),
+                *kept(3, H),
+                True,
+            ),
+            (
+                *(r(T, B, H), r(B, H), r(T, B, 3 * H), r(3 * H, 1), None, None, None, None, r(B, H), r(T, B, H), H),
+                *(False, True, 1e-2),
+                *kept(3, H),
+                False,
+            ),
+        ],
+        "layer_norm_lstm_sequence_fwd": [
+            (
+                *(r(T, B, 4 * H), *state, r(4 * H, H), r(4 * H), r(4 * H), r(H), r(H), lengths, reset, *state),
+                *(None, None, None, 1, True, False, True, 1e-2, True, False),
+            ),
+            (
+                *(r(T, B, 4 * H), *state, r(4 * H, 1), *[None] * 8, r(B, H), r(T, B, H), r(T, B, H), H),
+                *(False, True, False, 1e-2, False, True),
+            ),
+        ],
+        "layer_norm_lstm_sequence_bwd": [
+            (
+                *(r(T, B, H), *state, r(T, B, H), r(T, B, 4 * H), r(4 * H, H), r(4 * H), r(4 * H), r(H), r(H)),
+                *(lengths, reset, None, None, None, 1, True, False, True, 1e-2, r(T, B, H)),
+                *kept(4, H),
+                True,
+            ),
+            (
+                *(r(T, B, H), *state, None, r(T, B, 4 * H), r(4 * H, 1), *[None] * 6, r(B, H), r(T, B, H), r(T, B, H)),
+                *(H, False, True, False, 1e-2, r(T, B, H)),
+                *kept(4, H),
+                False,
+            ),
+        ],
         "lstm_sequence_fwd": [
             (r(T, B, I), *state, *gates(4), None, lengths, reset, *state, None, None, None, 1, True, True, False),
             (r(T, B, I), *state, *gates(4, bias=False), *[None] * 8, 1, False, False, True),
@@ -162,15 +210,19 @@ class Model(torch.nn.Module):
         self.gru = nn.GRU(I, H, 2, bidirectional=True)
         self.rnn = nn.RNN(2 * H, 2 * H)
         self.lstm = nn.LSTM(2 * H, 2 * H, proj_size=H, bidirectional=True)
+        self.normed_gru, self.normed_lstm = nn.LayerNormGRU(2 * H, 2 * H, joint=True), nn.LayerNormLSTM(2 * H, 2 * H)
+        self.normed_gru_cell, self.normed_lstm_cell = nn.LayerNormGRUCell(2 * H, 6), nn.LayerNormLSTMCell(6, 6)
         self.attention = nn.AdditiveAttention(6, query_dim=2 * H, key_dim=2 * H)
-        self.rnn_cell, self.lstm_cell, self.cell = nn.RNNCell(2 * H, 6), nn.LSTMCell(6, 6), nn.GRUCell(6, 4)
+        self.rnn_cell, self.lstm_cell, self.cell = nn.RNNCell(6, 6), nn.LSTMCell(6, 6), nn.GRUCell(6, 4)
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         y, _ = self.gru(x, lengths=lengths)
         y, _ = self.lstm(self.rnn(y, lengths=lengths)[0], lengths=lengths)
+        y, _ = self.normed_lstm(self.normed_gru(y, lengths=lengths)[0], lengths=lengths)
         y = y.transpose(0, 1)
         context, _ = self.attention(y, y, lengths=lengths)
-        logits = self.cell(self.lstm_cell(self.rnn_cell(context.flatten(0, 1)))[0]).view(*context.shape[:2], 4)
+        h = self.normed_lstm_cell(self.normed_gru_cell(context.flatten(0, 1)))[0]
+        logits = self.cell(self.lstm_cell(self.rnn_cell(h))[0]).view(*context.shape[:2], 4)
         return functional.beam_topk(logits, torch.zeros_like(logits[..., 0], dtype=torch.float32), 3).scores
 
 

@@ -17,6 +17,7 @@ __all__ = [
     "tanh_slope",
     "walk_back",
     "walk_forward",
+    "with_zoneout",
 ]
 
 tanh_slope = torch.ops.aten.tanh_backward.grad_input
@@ -57,6 +58,11 @@ def input_products(x: Tensor, w_ih: Tensor, bias: Tensor | None, out: Tensor) ->
         torch.mm(rows, w_ih.t(), out=flat)
     else:
         torch.addmm(bias, rows, w_ih.t(), out=flat)
+
+
+def with_zoneout(share: Tensor, kept: Tensor) -> Tensor:
+    """What of the old state is passed on in all: the kept share, and `share` of the rest."""
+    return torch.addcmul(kept, 1 - kept, share)
 
 
 def mask_ended(lengths: Tensor | None, *tensors: Tensor) -> None:

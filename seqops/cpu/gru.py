@@ -14,6 +14,7 @@ from ._recurrent import (
     tanh_slope,
     walk_back,
     walk_forward,
+    with_zoneout,
 )
 
 __all__ = ["gru_sequence_bwd", "gru_sequence_fwd"]
@@ -58,17 +59,12 @@ def gru_sequence_fwd(
         else:
             w_n.product(met, b_n, gh_n[t])
             n[t].addcmul_(r[t], gh_n[t]).tanh_()
-        passed = z[t] if kept_t is None else _with_zoneout(z[t], kept_t[t])
+        passed = z[t] if kept_t is None else with_zoneout(z[t], kept_t[t])
         return (torch.lerp(n[t], h, passed, out=y_t[t]),)
 
     (h_n,) = walk_forward(step, (h0,), T, lengths, reset, None if reset_state is None else (reset_state,), reverse)
     mask_ended(lengths, y)
     return y, h_n.clone(), gates if training else x.new_empty(0)
-
-
-def _with_zoneout(z: Tensor, kept: Tensor) -> Tensor:
-    """What of h is passed on in all: a kept share, and z of the rest."""
-    return torch.addcmul(kept, 1 - kept, z)
 
 
 def _biases(b_ih: Tensor | None, b_hh: Tensor | None, H: int, reset_after: bool) -> tuple[Tensor | None, Tensor | None]:
@@ -106,7 +102,7 @@ def gru_sequence_bwd(
     """
     T, B, H = h_prev.shape
     r, z, n = (gates[..., i * H : (i + 1) * H] for i in range(3))
-    passed = z if zoneout is None else _with_zoneout(z, zoneout)
+    passed = z if zoneout is None else with_zoneout(z, zoneout)
     by_n = tanh_slope(1 - passed, n, grad_input=torch.empty_like(h_prev))
     dgh = torch.empty(T, B, 3, H, dtype=h_prev.dtype, device=h_prev.device)
     by_z = h_prev - n if zoneout is None else (h_prev - n).mul_(1 - zoneout)

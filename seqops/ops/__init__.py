@@ -3,7 +3,23 @@
 from .additive_attention import additive_attention
 from .beam_topk import BeamTopK, beam_topk
 from .gru import gru, gru_cell
+from .layer_norm_gru import layer_norm_gru, layer_norm_gru_cell
+from .layer_norm_lstm import layer_norm_lstm, layer_norm_lstm_cell
 from .lstm import lstm, lstm_cell
 from .rnn import rnn, rnn_cell
 
-__all__ = ["BeamTopK", "additive_attention", "beam_topk", "gru", "gru_cell", "lstm", "lstm_cell", "rnn", "rnn_cell"]
+__all__ = [
+    "BeamTopK",
+    "additive_attention",
+    "beam_topk",
+    "gru",
+    "gru_cell",
+    "layer_norm_gru",
+    "layer_norm_gru_cell",
+    "layer_norm_lstm",
+    "layer_norm_lstm_cell",
+    "lstm",
+    "lstm_cell",
+    "rnn",
+    "rnn_cell",
+]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +12,9 @@ from ..cpu._recurrent import HiddenWeights, active_steps
 from ._checks import check_device, check_lengths, check_shape
 
 __all__ = [
+    "Zoneout",
     "as_mask",
+    "as_pair",
     "as_zoneout",
     "before",
     "check_heads",
@@ -20,6 +23,9 @@ __all__ = [
     "input_gradients",
     "without_padding",
 ]
+
+# An LSTM's: of h, or of h and of c.
+Zoneout = Tensor | float | tuple[Tensor | float | None, Tensor | float | None] | None
 
 
 def check_weights(
@@ -49,6 +55,14 @@ def check_sequence(
     if lengths is not None:
         reset = reset & active_steps(lengths, T)[:, :, 0]
     return lengths, reset
+
+
+def as_pair(op: str, name: str, state: Any) -> tuple[Tensor, Tensor]:
+    """The two tensors of an LSTM's state."""
+    if not isinstance(state, (tuple, list)) or len(state) != 2:
+        got = f"{len(state)} items" if isinstance(state, (tuple, list)) else type(state).__name__
+        raise TypeError(f"{op}: {name} must be a pair of Tensors, got {got}")
+    return state[0], state[1]
 
 
 def check_heads(op: str, heads: int, H: int) -> int:

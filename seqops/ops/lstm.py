@@ -11,7 +11,9 @@ from torch import Tensor
 from ._autograd import once_differentiable
 from ._checks import autocast, check_dtypes, check_shape
 from ._recurrent import (
+    Zoneout,
     as_mask,
+    as_pair,
     as_zoneout,
     before,
     check_heads,
@@ -23,9 +25,6 @@ from ._recurrent import (
 from ._register import register, takes_torch_path, torch_has_its_own
 
 __all__ = ["lstm", "lstm_cell"]
-
-# Of h, or of h and of c.
-Zoneout = Tensor | float | tuple[Tensor | float | None, Tensor | float | None] | None
 
 
 def lstm_cell(
@@ -128,13 +127,6 @@ def lstm(
     return (y, (h_n, c_n), cells) if return_cells else (y, (h_n, c_n))
 
 
-def _pair(op: str, name: str, state: Any) -> tuple[Tensor, Tensor]:
-    if not isinstance(state, (tuple, list)) or len(state) != 2:
-        got = f"{len(state)} items" if isinstance(state, (tuple, list)) else type(state).__name__
-        raise TypeError(f"{op}: {name} must be a pair of Tensors, got {got}")
-    return state[0], state[1]
-
-
 def _lstm(
     op: str,
     names: Sequence[str],
@@ -154,8 +146,8 @@ def _lstm(
     reverse: bool,
     return_cells: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    h0, c0 = _pair(op, "state", state)
-    resets = () if reset_state is None else _pair(op, "reset_state", reset_state)
+    h0, c0 = as_pair(op, "state", state)
+    resets = () if reset_state is None else as_pair(op, "reset_state", reset_state)
     given = dict(zip(names, (x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, *resets), strict=False))
     cast = dict(zip(given, autocast(op, **given), strict=True))
     check_dtypes(op, **cast)
