@@ -8,8 +8,11 @@ from .decoding import (
     ErrorAnalysis,
     analyze_errors,
     beam_search,
+    exact_search,
     gnmt_length_penalty,
+    sample,
     score_sequences,
+    topk_logprobs,
 )
 
 __version__ = "0.1.0"
@@ -22,8 +25,11 @@ __all__ = [
     "beam_search",
     "convert",
     "embeddings",
+    "exact_search",
     "functional",
     "gnmt_length_penalty",
     "nn",
+    "sample",
     "score_sequences",
+    "topk_logprobs",
 ]
