@@ -21,6 +21,8 @@ def haste(p: Problem) -> Callable[[Inputs], Prepared]:
         raise Unavailable("haste_pytorch is not installed") from error
     if p.dtype != "float32" or p.device != "cuda":
         raise Unavailable("haste_pytorch has float32 on a GPU")
+    if "resets" in p.size:
+        raise Unavailable("haste has no resets inside a sequence")
     _, _, I, H = p.size.values()
 
     def reordered(weight: Tensor) -> Tensor:
@@ -48,13 +50,14 @@ def haste(p: Problem) -> Callable[[Inputs], Prepared]:
 BENCH = Bench(
     op="gru",
     family="recurrent",
-    cpu=recurrent.CPU,
-    gpu=recurrent.GPU,
+    cpu=[*recurrent.CPU, *recurrent.CPU_RESETS],
+    gpu=[*recurrent.GPU, *recurrent.GPU_RESETS],
     inputs=functools.partial(recurrent.inputs, gates=3),
     reference=from_function(reference.gru),
     providers={
         "seqops": from_function(functional.gru),
         "torch.nn": recurrent.torch_nn(torch.nn.GRU),
+        "torch.nn cell loop": from_function(recurrent.loop(torch.gru_cell)),
         "eager loop": from_function(recurrent.loop(reference.gru_cell)),
         "compiled cell": recurrent.compiled_cell(reference.gru_cell),
         "haste": haste,

@@ -11,11 +11,15 @@ from torch import Tensor
 from seqops.bench.harness import Inputs, Prepared, Problem, Provider, Unavailable, from_function
 from seqops.bench.roofline import Work
 
-__all__ = ["CPU", "GPU", "compiled_cell", "inputs", "loop", "torch_nn", "work"]
+__all__ = ["CPU", "CPU_RESETS", "GPU", "GPU_RESETS", "compiled_cell", "inputs", "loop", "problem", "torch_nn", "work"]
 
 
-def problem(T: int, B: int, H: int, dtype: str = "float32", training: bool = True, quick: bool = False) -> Problem:
-    return Problem((("T", T), ("B", B), ("I", H), ("H", H)), dtype, training, quick)
+def problem(
+    T: int, B: int, H: int, dtype: str = "float32", training: bool = True, quick: bool = False, resets: int = 0
+) -> Problem:
+    """`resets`: in how many of a hundred steps."""
+    sizes = (("T", T), ("B", B), ("I", H), ("H", H), *([("resets", resets)] if resets else []))
+    return Problem(sizes, dtype, training, quick)
 
 
 CPU = [
@@ -26,6 +30,9 @@ CPU = [
     problem(100, 32, 128, training=False),
     problem(200, 1, 256, training=False),
 ]
+# As in recurrent reinforcement learning, where episodes end inside a sequence.
+CPU_RESETS = [problem(T, B, H, resets=3) for T, B, H in ((100, 32, 128), (100, 32, 512), (50, 8, 1024), (200, 1, 256))]
+GPU_RESETS = [problem(256, 64, 1024, "bfloat16", training, resets=3) for training in (False, True)]
 GPU = [
     problem(T, B, H, dtype, training, quick=(H, B) == (1024, 64))
     for T, B, H, dtype in (
@@ -41,7 +48,7 @@ GPU = [
 
 
 def inputs(p: Problem, gates: int, states: Sequence[str] = ("h0",)) -> Inputs:
-    T, B, I, H = p.size.values()
+    T, B, I, H, *resets = p.size.values()
     generator, dtype = torch.Generator().manual_seed(0), getattr(torch, p.dtype)
 
     def draw(*shape: int, scale: float = 1.0) -> Tensor:
@@ -50,13 +57,18 @@ def inputs(p: Problem, gates: int, states: Sequence[str] = ("h0",)) -> Inputs:
     scale, G = H**-0.5 / 2, gates * H
     weights = {"w_ih": draw(G, I, scale=scale), "w_hh": draw(G, H, scale=scale)}
     weights |= {"b_ih": draw(G, scale=scale), "b_hh": draw(G, scale=scale)}
-    return {"x": draw(T, B, I), **{name: draw(B, H) for name in states}, **weights}
+    drawn = {"x": draw(T, B, I), **{name: draw(B, H) for name in states}, **weights}
+    if resets:
+        drawn["reset"] = torch.rand(T, B, generator=generator) < resets[0] / 100
+    return drawn
 
 
 def torch_nn(module: Callable[..., torch.nn.RNNBase], states: int = 1) -> Provider:
     """torch.nn's layer, which is cuDNN's on a GPU and oneDNN's on a CPU where they have one."""
 
     def provide(p: Problem) -> Callable[[Inputs], Prepared]:
+        if "resets" in p.size:
+            raise Unavailable("torch.nn has no resets inside a sequence")
         _, _, I, H = p.size.values()
 
         def prepare(given: Inputs) -> Prepared:
@@ -83,11 +95,14 @@ def torch_nn(module: Callable[..., torch.nn.RNNBase], states: int = 1) -> Provid
 def loop(cell: Callable[..., Any], states: int = 1) -> Callable[..., Any]:
     """The cell in a Python loop over time."""
 
-    def run(x: Tensor, *args: Tensor, **named: Tensor) -> tuple[Tensor, ...]:
+    def run(x: Tensor, *args: Tensor, reset: Tensor | None = None, **named: Tensor) -> tuple[Tensor, ...]:
         given = [*args, *named.values()]
         state, weights = tuple(given[:states]), given[states:]
         y = []
-        for x_t in x.unbind(0):
+        goes_on = None if reset is None else (~reset)[:, :, None].to(x.dtype).unbind(0)
+        for t, x_t in enumerate(x.unbind(0)):
+            if goes_on is not None:
+                state = tuple(s * goes_on[t] for s in state)
             state = cell(x_t, state, *weights) if states > 1 else (cell(x_t, *state, *weights),)
             y.append(state[0])
         return torch.stack(y), *state
@@ -107,11 +122,14 @@ def compiled_cell(cell: Callable[..., Any], states: int = 1) -> Provider:
     return provide
 
 
-def work(p: Problem, gates: int, tanh: int, exp: int) -> Work:
-    """Each tensor once. The products: x W_ih^T and h W_hh^T; in backward their two gradients each."""
-    T, B, I, H = p.size.values()
+def work(p: Problem, gates: int, tanh: int, exp: int, vectors: int = 2) -> Work:
+    """Each tensor once; `vectors`: of weights, [gates * H] each.
+
+    The products: x W_ih^T and h W_hh^T; in backward their two gradients each.
+    """
+    T, B, I, H, *_ = p.size.values()
     size = getattr(torch, p.dtype).itemsize
-    elements = T * B * (I + H) + gates * H * (I + H + 2)
+    elements = T * B * (I + H) + gates * H * (I + H + vectors)
     products = 2 * T * B * gates * H * (I + H)
     times = 3 if p.training else 1
     units = T * B * H
