@@ -42,7 +42,7 @@ from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
 import seqops.kernels
-from seqops.kernels import additive_attention, beam_topk, config, gru, lstm, recurrent, sampler
+from seqops.kernels import additive_attention, beam_topk, config, gru, lstm, recurrent, row_update, sampler
 
 # Shared memory that one program can have, in bytes, and multiprocessors.
 SHARED_LIMIT = {"80": 166912, "86": 101376, "90": 232448, "100": 232448, "gfx942": 65536}
@@ -222,10 +222,23 @@ def sampler_launches() -> Iterator[Launch]:
     yield Launch(sampler.alias_draw_kernel, "V=1M", types, {"BLOCK": cfg.block_n}, cfg.num_warps, cfg)
 
 
+def row_update_launches() -> Iterator[Launch]:
+    """The usual sizes of word vectors, and the largest that the kernel takes."""
+    cfg = config.ROW_UPDATE
+    for name, D in itertools.product(DTYPES, (100, 300, row_update.MAX_D)):
+        types = {"weight_ptr": f"*{name}", "ids_ptr": "*i64", "order_ptr": "*i64", "grad_ptr": "*fp32"}
+        types |= {"state_ptr": "*fp32", "lr": "fp32", "clip": "fp32", "eps": "fp32", "N": "i32", "V": "i32"}
+        for adagrad in (False, True):
+            constants = {"D": D, "BLOCK_D": 1 << (D - 1).bit_length(), "ADAGRAD": adagrad, "CLIP": not adagrad}
+            what = f"{name} D={D} {'adagrad' if adagrad else 'clip'}"
+            yield Launch(row_update.row_update_kernel, what, types, constants, cfg.num_warps, cfg)
+
+
 def launches(target: str, max_hidden: int) -> Iterator[Launch]:
     yield from recurrent_launches(target, max_hidden)
     yield from attention_launches()
     yield from beam_launches()
+    yield from row_update_launches()
     yield from sampler_launches()
 
 

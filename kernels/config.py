@@ -20,11 +20,13 @@ __all__ = [
     "LSTM_FWD",
     "RNN_BWD",
     "RNN_FWD",
+    "ROW_UPDATE",
     "AttentionConfig",
     "BeamTopKConfig",
     "DrawConfig",
     "ElementwiseConfig",
     "RecurrentConfig",
+    "RowUpdateConfig",
     "attention",
     "recurrent",
 ]
@@ -189,3 +191,14 @@ class DrawConfig:
 
 # Chosen from the compile matrix, not yet from measurements.
 ALIAS_DRAW = DrawConfig(512, 4)
+
+
+@dataclass(frozen=True)
+class RowUpdateConfig:
+    """A program holds one row."""
+
+    num_warps: int
+
+
+# Chosen from the compile matrix, not yet from measurements.
+ROW_UPDATE = RowUpdateConfig(4)

@@ -155,6 +155,12 @@ FAULTS = [
     Fault("draws: words of a block exchanged", "kernels/sampler.py", "high = tl.where(second, c2, c0)", "high = tl.where(second, c0, c2)", SAMPLER_TESTS, quick=True),
     Fault("draws: thresholds read as signed", "kernels/sampler.py", ".to(tl.int64) & 0xFFFFFFFF", ".to(tl.int64)", SAMPLER_TESTS),
     Fault("tree: the heaviest does not wait", "seqops/embeddings/huffman.py", "by_weight = np.argsort(weights, kind=\"stable\")", "by_weight = np.argsort(-weights, kind=\"stable\")", "tests/test_huffman.py"),
+    # Trainers of word vectors.
+    Fault("row update: a row twice in a batch changes by its first", "kernels/row_update.py", "while following == row:", "while (following == row) & (place == n):", "tests/test_row_update.py -k 'interpreter and loop and adagrad'", quick=True),
+    Fault("row update: sum of squares, not mean", "kernels/row_update.py", "+ square / D", "+ square", "tests/test_row_update.py -k 'interpreter and loop and adagrad'"),
+    Fault("row update, torch path: clips all rows", "seqops/cpu/row_update.py", "norm.clamp(min=clip)", "norm", "tests/test_row_update.py -k 'cpu and loop and clipped'"),
+    Fault("trainer: a target is its own negative", "seqops/embeddings/training.py", "beta=-share, alpha=share", "beta=-share, alpha=0 * share", "tests/test_training.py -k 'step_is_that and negative-adagrad'"),
+    Fault("trainer: a resumed one begins its block again", "seqops/embeddings/training.py", "self.position = (epoch, number, step)", "self.position = (epoch, number, 0)", "tests/test_training.py -k resumed"),
     # Beam top-k and beam search.
     Fault("pack: ties to the highest index", BEAM, "(0x7FFFFFFF - index).to(tl.int64)", "index.to(tl.int64)", BEAM_KERNEL_TESTS),
     Fault("pack: NaN in no order", BEAM, "bits = tl.where(value == value, bits, 0x7FFFFFFF)", "bits = tl.where(value == value, bits, 0)", BEAM_KERNEL_TESTS),

@@ -15,6 +15,7 @@ import torch
 
 from seqops import embeddings
 from seqops.embeddings import EncodedCorpus, Vocabulary, WordVectors, _files, pairs, vocabulary
+from seqops.embeddings import corpus as corpus_module
 
 TEXT = "the cat sat on the mat\nthe dog sat on the cat\n\na dog\n"
 
@@ -127,7 +128,7 @@ def test_pairs_are_those_of_a_plain_loop() -> None:
     random = np.random.default_rng(0)
     sentences = [random.choice(list("abcdefg"), size=n).tolist() for n in (1, 7, 2, 0, 30, 5)]
     encoded = EncodedCorpus.encode(sentences, known)
-    block = encoded.block(0, len(encoded), window=4, keep=None, seed=1, epoch=0)
+    block = encoded.block(0, window=4, keep=None, seed=1, epoch=0)
     expected = []
     at = 0
     for sentence in sentences:
@@ -147,12 +148,30 @@ def test_pairs_are_those_of_a_plain_loop() -> None:
         assert got == expected
 
 
+def test_blocks_hold_each_place_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(corpus_module, "BLOCK", 64)
+    monkeypatch.setattr(corpus_module, "PIECE", 8)
+    encoded = EncodedCorpus(np.arange(1000, dtype=np.int32), Vocabulary({f"w{i:03}": 1 for i in range(1000)}))
+    assert encoded.block_count() == 16
+    orders = []
+    for epoch in range(2):
+        blocks = [encoded.block(n, window=2, keep=None, seed=0, epoch=epoch) for n in range(16)]
+        order = np.concatenate([b.rows for b in blocks])
+        assert sorted(order) == list(range(1000))
+        assert not np.array_equal(order, np.arange(1000))
+        for b in blocks:  # a sentence is a run of the corpus
+            same = b.sentence[1:] == b.sentence[:-1]
+            assert (np.diff(b.rows)[same] == 1).all()
+        orders.append(order)
+    assert not np.array_equal(*orders)
+
+
 def test_windows_and_subsampling_follow_their_distributions() -> None:
     known = Vocabulary({"a": 90000, "b": 10000})
     ids = (np.random.default_rng(0).random(100_000) < 0.1).astype(np.int32)
     encoded = EncodedCorpus(ids, known)
     keep = known.keep_probability(0.1)
-    block = encoded.block(0, len(ids), window=5, keep=keep, seed=0, epoch=0)
+    block = encoded.block(0, window=5, keep=keep, seed=0, epoch=0)
     n = len(block.rows)
     share = np.bincount(block.rows) / np.bincount(ids)
     # Four standard deviations.
@@ -161,8 +180,8 @@ def test_windows_and_subsampling_follow_their_distributions() -> None:
     counts = np.bincount(block.reach, minlength=6)
     assert counts[0] == 0
     assert ((counts[1:] - n / 5) ** 2 / (n / 5)).sum() < 18.5  # chi-square, 4 degrees, p = 0.001
-    again = encoded.block(0, len(ids), window=5, keep=keep, seed=0, epoch=0)
-    other = encoded.block(0, len(ids), window=5, keep=keep, seed=0, epoch=1)
+    again = encoded.block(0, window=5, keep=keep, seed=0, epoch=0)
+    other = encoded.block(0, window=5, keep=keep, seed=0, epoch=1)
     assert np.array_equal(block.rows, again.rows)
     assert np.array_equal(block.reach, again.reach)
     assert not np.array_equal(block.reach, other.reach[:n])

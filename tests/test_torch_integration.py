@@ -157,6 +157,10 @@ def op_arguments(dtype: torch.dtype) -> dict[str, list[tuple[Any, ...]]]:
             for needs in ((True, True, True), (False, True, False))
         ],
         "alias_draw": [(torch.tensor([-1, 7], dtype=torch.int32), ids, torch.tensor([3, 1]), 5)],
+        "row_update_": [
+            (r(5, 3), torch.tensor([4, 0, 4]), r(3, 3), 0.1, rand(5, dtype=wide).abs(), None, 1e-10),
+            (r(5, 3), torch.tensor([4, 0, 4]), r(3, 3), 0.1, None, 0.5, 1e-10),
+        ],
         "beam_topk_fwd": [
             (logits, scores, 4, None, 1.0, False),
             (logits, scores, 1, allowed, 0.5, False),
@@ -192,7 +196,7 @@ def test_op_called_by_itself_is_differentiated_or_refuses(op: str) -> None:
     if not any(isinstance(a, Tensor) and a.is_floating_point() for a in arguments):
         pytest.skip("nothing to derive")
     arguments = tuple(a.requires_grad_() if isinstance(a, Tensor) and a.is_floating_point() else a for a in arguments)
-    if "bwd" in op:
+    if "bwd" in op or op.endswith("_"):
         with pytest.raises(RuntimeError, match="cannot be differentiated"):
             getattr(torch.ops.seqops, op)(*arguments)
         return

@@ -5,6 +5,7 @@ from .evaluation import AnalogyResult, PairResult, evaluate_analogies, evaluate_
 from .formats import load_vectors, save_vectors
 from .huffman import HuffmanTree
 from .sampler import NegativeSampler
+from .training import Progress, Trainer, TrainingOptions
 from .vocabulary import Vocabulary
 from .word_vectors import WordVectors
 
@@ -15,6 +16,9 @@ __all__ = [
     "HuffmanTree",
     "NegativeSampler",
     "PairResult",
+    "Progress",
+    "Trainer",
+    "TrainingOptions",
     "Vocabulary",
     "WordVectors",
     "evaluate_analogies",

@@ -16,6 +16,8 @@ __all__ = ["Block", "EncodedCorpus", "pairs"]
 
 SENTENCE_END = -1
 _UNKNOWN = -2
+# Places of a block, and of a piece of it.
+BLOCK, PIECE = 2**22, 2**16
 
 
 @dataclass(frozen=True)
@@ -75,15 +77,21 @@ class EncodedCorpus:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def block_count(self, size: int) -> int:
-        return -(-len(self) // size)
+    def block_count(self) -> int:
+        return -(-len(self) // BLOCK)
 
-    def block(self, number: int, size: int, *, window: int, keep: np.ndarray | None, seed: int, epoch: int) -> Block:
-        """What stays of `size` places of the corpus, with windows drawn from 1..window.
+    def block(self, number: int, *, window: int, keep: np.ndarray | None, seed: int, epoch: int) -> Block:
+        """Pieces from all over the corpus, subsampled, with windows drawn from 1..window.
 
-        Windows end at the block's ends. The same arguments give the same block.
+        The blocks 0..block_count() - 1 of an epoch hold each place of the corpus once. Windows end at a piece's ends.
+        The same arguments give the same block.
         """
-        ids = np.asarray(self.ids[number * size : (number + 1) * size])
+        random = np.random.default_rng((seed, epoch))
+        pieces = random.permutation(-(-len(self) // PIECE))[number * (BLOCK // PIECE) : (number + 1) * (BLOCK // PIECE)]
+        parts = []
+        for piece in pieces.tolist():
+            parts += [self.ids[piece * PIECE : (piece + 1) * PIECE], np.array([SENTENCE_END], np.int32)]
+        ids = np.concatenate(parts)
         random = np.random.default_rng((seed, epoch, number))
         stays = ids >= 0
         if keep is not None:
