@@ -15,6 +15,7 @@ and where a kernel or a row of a config table is left out of this file.
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib
 import itertools
 import json
@@ -42,7 +43,18 @@ from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
 import seqops.kernels
-from seqops.kernels import additive_attention, beam_topk, config, gru, lstm, recurrent, row_update, sampler
+from seqops.kernels import (
+    additive_attention,
+    beam_topk,
+    config,
+    gru,
+    gru_cho,
+    lstm,
+    lstm_projected,
+    recurrent,
+    row_update,
+    sampler,
+)
 
 # Shared memory that one program can have, in bytes, and multiprocessors.
 SHARED_LIMIT = {"80": 166912, "86": 101376, "90": 232448, "100": 232448, "gfx942": 65536}
@@ -100,20 +112,38 @@ class Recorder:
         return lambda *arguments, **options: self.launches.append((grid, arguments, options))
 
 
-def largest_walk(
-    table: Any, cell: str, cfg: Any, dtype: torch.dtype, H: int, target: str
-) -> tuple[int, dict[str, Any]]:
-    """The launcher's largest grid for a recurrent kernel, over a batch that would fill the chip, and its options."""
-    recorder = Recorder()
+@dataclass(frozen=True)
+class Walk:
+    """A recurrent kernel over a sequence: the table of its tiles, and for a hidden size its depths and constants.
+
+    Pointers that are absent are None.
+    """
+
+    kernel: Any
+    table: Any
+    label: str
+    depths: Callable[[int], tuple[int, ...]]
+    constants: Callable[[int], dict[str, Any]]
+    absent: frozenset[str] = frozenset()
+    halves: bool = False
+
+
+def walk_launches(walk: Walk, cfg: Any, dtype: torch.dtype, H: int, target: str) -> Iterator[tuple[int, Any]]:
+    """The launcher's largest grid over a batch that would fill the chip, with its options; both halves, if any."""
+    recorder: Any = Recorder()
     like: Any = SimpleNamespace(is_cuda=True, device=torch.device("cpu"), dtype=dtype)
     limits = (shared_limit(target), MULTIPROCESSORS[target])
     B = cfg.block_b * MULTIPROCESSORS[target]
     with mock.patch.multiple(
         recurrent, resident_limits=lambda device: limits, device_guard=lambda tensor: nullcontext()
     ):
-        recurrent._walk(recorder, (), table, cell, 2, B, H, False, like)
-    grid, _, options = max(recorder.launches, key=lambda launch: math.prod(launch[0]))
-    return math.prod(grid), options
+        recurrent.walk(recorder, (), cfg, H, 2, B, like, walk.halves, H=H, REVERSE=False, **walk.constants(H))
+    largest: dict[Any, tuple[int, Any]] = {}
+    for grid, _, options in recorder.launches:
+        half, programs = options.get("HALF"), math.prod(grid)
+        if half not in largest or programs > largest[half][0]:
+            largest[half] = programs, options
+    yield from largest.values()
 
 
 def shared_limit(target: str) -> int:
@@ -121,44 +151,68 @@ def shared_limit(target: str) -> int:
     return 0 if target.startswith("gfx") else SHARED_LIMIT[target]
 
 
-def recurrent_launches(target: str, max_hidden: int) -> Iterator[Launch]:
-    """What the recurrent ops launch for the hidden size of each row, for a small one, and for one beyond the tables.
-
-    With all that a walk can have: lengths, resets, the gradients of cells and of the state that resets put in place.
-    """
+def walks() -> Iterator[Walk]:
     forward, backward = recurrent.recurrent_fwd_kernel, recurrent.recurrent_bwd_kernel
-    walks = (
+    for kernel, table, cell in (
         *((forward, config.RNN_FWD, cell) for cell in ("tanh", "relu")),
         (backward, config.RNN_BWD, "tanh"),
         (forward, config.GRU_FWD, "gru"),
         (backward, config.GRU_BWD, "gru"),
         (forward, config.LSTM_FWD, "lstm"),
         (backward, config.LSTM_BWD, "lstm"),
-    )
+    ):
+        gates = recurrent.GATES[cell]
+        # What only some cells have.
+        absent = {"aux_ptr"} if gates == 1 else set()
+        absent |= set() if cell == "lstm" else {"cells_ptr", "grad_cells_ptr"}
+        absent |= set() if cell == "gru" else {"b_hh_ptr"}
+        constants = {"CELL": cell, "GATES": gates}
+        same = functools.partial(lambda n, H: (H,) * n, gates)
+        yield Walk(kernel, table, cell, same, functools.partial(lambda c, H: c, constants), frozenset(absent))
+    for kernel, table in ((gru_cho.cho_fwd_kernel, config.CHO_FWD), (gru_cho.cho_bwd_kernel, config.CHO_BWD)):
+        yield Walk(kernel, table, "Cho", lambda H: (H, H, H), lambda H: {}, halves=True)
+    for kernel, table, depths in (
+        (lstm_projected.projected_fwd_kernel, config.PROJECTED_FWD, lambda H: (*(H // 2,) * 4, H)),
+        (lstm_projected.projected_bwd_kernel, config.PROJECTED_BWD, lambda H: (4 * H, H // 2)),
+    ):
+        yield Walk(kernel, table, "lstm P=H/2", depths, lambda H: {"P": H // 2}, halves=True)
+
+
+def recurrent_launches(target: str, max_hidden: int) -> Iterator[Launch]:
+    """What the recurrent ops launch for the hidden size of each row, for a small one, and for one beyond the tables.
+
+    With all that a walk can have: lengths, resets, the gradients of cells and of the state that resets put in place.
+    """
     fixed = {"state_ptr": "*fp32", "by_reset_ptr": "*fp32", "lengths_ptr": "*i32", "reset_ptr": "*u8"}
     fixed |= dict.fromkeys(recurrent.RUN_TIME, "i32")
     memory = shared_limit(target)
-    for (kernel, table, cell), (name, dtype) in itertools.product(walks, DTYPES.items()):
-        gates = recurrent.GATES[cell]
-        # What only some cells have.
-        absent = {"barrier_ptr"} | ({"aux_ptr"} if gates == 1 else set())
-        absent |= set() if cell == "lstm" else {"cells_ptr", "grad_cells_ptr"}
-        absent |= set() if cell == "gru" else {"b_hh_ptr"}
-        pointers = [n for n in kernel.arg_names if n.endswith("_ptr") and n not in fixed and n not in absent]
-        sizes = [32, *(row.max_h for row in table if row.itemsize == dtype.itemsize), 4096]
-        picks = {H: config.recurrent(table, dtype, H, gates, memory, MULTIPROCESSORS[target]) for H in sizes}
+    for walk, (name, dtype) in itertools.product(walks(), DTYPES.items()):
+        names = walk.kernel.arg_names
+        pointers = [n for n in names if n.endswith("_ptr") and n not in fixed and n not in walk.absent]
+        sizes = [32, *(row.max_h for row in walk.table if row.itemsize == dtype.itemsize), 4096]
+        picks = {
+            H: config.recurrent(walk.table, dtype, H, walk.depths(H), memory, MULTIPROCESSORS[target]) for H in sizes
+        }
         for H, cfg in picks.items():
             if cfg.resident and max_hidden < H:
                 continue
-            types = dict.fromkeys(pointers, f"*{name}") | {n: t for n, t in fixed.items() if n in kernel.arg_names}
-            grid, options = largest_walk(table, cell, cfg, dtype, H, target)
-            constants = {n: options[n] for n in kernel.arg_names if n in options}
-            if constants["BARRIER"]:
-                types["barrier_ptr"] = "*i32"
-            cooperative = grid if options.get("launch_cooperative_grid") else 0
-            label = f"{cell} {name} H={H} {'persistent' if cfg.resident else 'step'}"
-            yield Launch(kernel, label, types, constants, options["num_warps"], cfg, cooperative)
-    for kernel, tile in ((gru.gru_factors_kernel, config.GRU_FACTORS), (lstm.lstm_factors_kernel, config.LSTM_FACTORS)):
+            for grid, options in walk_launches(walk, cfg, dtype, H, target):
+                types = dict.fromkeys(pointers, f"*{name}") | {n: t for n, t in fixed.items() if n in names}
+                constants = {n: options[n] for n in names if n in options}
+                if constants["BARRIER"]:
+                    types["barrier_ptr"] = "*i32"
+                else:
+                    types.pop("barrier_ptr", None)
+                cooperative = grid if options.get("launch_cooperative_grid") else 0
+                half = constants.get("HALF")
+                form = "persistent" if cfg.resident else f"half {half}" if half else "step"
+                label = f"{walk.label} {name} H={H} {form}"
+                yield Launch(walk.kernel, label, types, constants, options["num_warps"], cfg, cooperative)
+    for kernel, tile in (
+        (gru.gru_factors_kernel, config.GRU_FACTORS),
+        (gru_cho.cho_factors_kernel, config.GRU_FACTORS),
+        (lstm.lstm_factors_kernel, config.LSTM_FACTORS),
+    ):
         for name in DTYPES:
             types = {n: f"*{name}" for n in kernel.arg_names if n.endswith("_ptr")}
             types |= {"lengths_ptr": "*i32", "N": "i32", "B": "i32"}
@@ -433,9 +487,9 @@ def _values(operation: str) -> list[str]:
     return re.findall(r"%[\w.$-]+", operation)
 
 
-def weight_problems(ttgir: str) -> list[str]:
-    """What is wrong with a persistent kernel that should load its weights once, before it walks the steps."""
-    before, within = loads_through(ttgir, "w_hh_ptr")
+def weight_problems(ttgir: str, argument: str) -> list[str]:
+    """What is wrong with a persistent kernel that should load these weights once, before it walks the steps."""
+    before, within = loads_through(ttgir, argument)
     if within:
         return [f"{within} loads of the weights in a loop"]
     return [] if before else ["no load of the weights found"]
@@ -480,7 +534,8 @@ def inspect(launch: Launch, target: str, compiled: Any) -> Result:
     if "fp64" not in "".join(launch.types.values()) and count(rf"(?=.*f64){assembly.floating}", opcodes):
         problems.append("fp64 arithmetic")
     if launch.constants.get("RESIDENT"):
-        problems += weight_problems(compiled.asm["ttgir"])
+        for weights in ("w_hh_ptr", *(n for n in launch.types if n == "w_hr_ptr")):
+            problems += weight_problems(compiled.asm["ttgir"], weights)
     held = programs_per_multiprocessor(target, registers, launch.num_warps, shared) if nvidia else None
     if held == 0:
         problems.append(

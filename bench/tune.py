@@ -164,7 +164,8 @@ def dtype_of(problem: Problem) -> torch.dtype:
 def picked(table: tuple[config.RecurrentRow, ...], op: str, problem: Problem, chip: Chip) -> config.RecurrentConfig:
     """The config with which the recurrent ops' launcher walks the problem on the chip."""
     memory = 0 if problem.size["T"] == 1 else chip.memory  # as it says
-    return config.recurrent(table, dtype_of(problem), problem.size["H"], GATES[op], memory, chip.multiprocessors)
+    H = problem.size["H"]
+    return config.recurrent(table, dtype_of(problem), H, (H,) * GATES[op], memory, chip.multiprocessors)
 
 
 def recurrent_slots(chip: Chip) -> Iterator[Slot]:
@@ -238,7 +239,8 @@ def recurrent_grid(slot: Slot, chip: Chip) -> Iterator[Config]:
 def stays(row: config.RecurrentRow, gates: int, chip: Chip) -> bool:
     """Whether the row's weights stay on the chip for its largest hidden size."""
     dtype = {2: torch.bfloat16, 4: torch.float32}[row.itemsize]
-    return config.recurrent((row,), dtype, row.max_h, gates, chip.memory, chip.multiprocessors) is row.config
+    depths = (row.max_h,) * gates
+    return config.recurrent((row,), dtype, row.max_h, depths, chip.memory, chip.multiprocessors) is row.config
 
 
 def streaming_grid(slot: Slot, chip: Chip) -> Iterator[Config]:

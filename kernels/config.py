@@ -12,12 +12,16 @@ __all__ = [
     "ADDITIVE_ATTENTION_SOFTMAX",
     "ALIAS_DRAW",
     "BEAM_TOPK",
+    "CHO_BWD",
+    "CHO_FWD",
     "GRU_BWD",
     "GRU_FACTORS",
     "GRU_FWD",
     "LSTM_BWD",
     "LSTM_FACTORS",
     "LSTM_FWD",
+    "PROJECTED_BWD",
+    "PROJECTED_FWD",
     "RNN_BWD",
     "RNN_FWD",
     "ROW_UPDATE",
@@ -81,6 +85,19 @@ GRU_BWD = (
     RecurrentRow(4, 256, RecurrentConfig(16, 16, 32, 4)),
     RecurrentRow(4, 1024, RecurrentConfig(16, 8, 64, 4)),
 )
+CHO_FWD = (
+    RecurrentRow(2, 256, RecurrentConfig(16, 16, 64, 4)),
+    RecurrentRow(2, 1024, RecurrentConfig(32, 16, 128, 4)),
+    RecurrentRow(2, 2048, RecurrentConfig(16, 16, 64, 8)),
+    RecurrentRow(4, 1024, RecurrentConfig(16, 8, 64, 4)),
+)
+CHO_BWD = (
+    RecurrentRow(2, 256, RecurrentConfig(16, 16, 64, 4)),
+    RecurrentRow(2, 1024, RecurrentConfig(32, 16, 128, 4)),
+    RecurrentRow(2, 2048, RecurrentConfig(32, 16, 64, 8)),
+    RecurrentRow(4, 256, RecurrentConfig(16, 8, 64, 4)),
+    RecurrentRow(4, 1024, RecurrentConfig(16, 8, 64, 8)),
+)
 LSTM_FWD = (
     RecurrentRow(2, 256, RecurrentConfig(16, 16, 64, 4)),
     RecurrentRow(2, 768, RecurrentConfig(16, 16, 64, 4)),
@@ -94,6 +111,16 @@ LSTM_BWD = (
     RecurrentRow(2, 1024, RecurrentConfig(32, 16, 128, 4)),
     RecurrentRow(4, 256, RecurrentConfig(16, 8, 64, 4)),
     RecurrentRow(4, 1024, RecurrentConfig(32, 8, 64, 8)),
+)
+# In fp32 no tile of the backward keeps its weights and spills nothing.
+PROJECTED_FWD = (
+    RecurrentRow(2, 1024, RecurrentConfig(16, 16, 64, 4)),
+    RecurrentRow(4, 256, RecurrentConfig(16, 8, 64, 4)),
+    RecurrentRow(4, 1024, RecurrentConfig(32, 8, 32, 4)),
+)
+PROJECTED_BWD = (
+    RecurrentRow(2, 256, RecurrentConfig(16, 16, 64, 4)),
+    RecurrentRow(2, 1024, RecurrentConfig(32, 16, 128, 4)),
 )
 RNN_FWD = (
     RecurrentRow(2, 768, RecurrentConfig(16, 32, 64, 4)),
@@ -118,17 +145,23 @@ STREAMING = {
 
 
 def recurrent(
-    table: tuple[RecurrentRow, ...], dtype: torch.dtype, hidden_size: int, gates: int, memory: int, multiprocessors: int
+    table: tuple[RecurrentRow, ...],
+    dtype: torch.dtype,
+    hidden_size: int,
+    depths: tuple[int, ...],
+    memory: int,
+    multiprocessors: int,
 ) -> RecurrentConfig:
     """The first row that is large enough, if its weights fit in `memory` bytes on chip, else STREAMING.
 
+    A program's weights are block_h columns of each of these depths, one a gate.
     The programs that share a batch row wait for one another: all must run at once, one a multiprocessor.
     """
     streaming = STREAMING[dtype.itemsize]
     for row in table:
         cfg = row.config
-        # Beside the weights [gates, block_h, H] a tile of the hidden state passes through shared memory.
-        columns = gates * cfg.block_h * -(-hidden_size // cfg.block_k) + 2 * cfg.block_b
+        # Beside the weights a tile of the hidden state passes through shared memory.
+        columns = cfg.block_h * sum(-(-depth // cfg.block_k) for depth in depths) + 2 * cfg.block_b
         if row.itemsize == dtype.itemsize and hidden_size <= row.max_h:
             fits = columns * cfg.block_k * row.itemsize <= memory
             return cfg if fits and -(-hidden_size // cfg.block_h) <= multiprocessors else streaming

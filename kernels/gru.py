@@ -9,6 +9,7 @@ from torch import Tensor
 
 from . import config
 from .common import device_guard
+from .gru_cho import cho_back, cho_forward
 from .recurrent import gru_gates, walk_back, walk_forward
 
 __all__ = ["gru_sequence_bwd", "gru_sequence_fwd"]
@@ -84,6 +85,9 @@ def gru_sequence_fwd(
     training: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See `seqops.ops.gru`. One GEMM for the inputs of all steps, then the walk; backward rebuilds the gates."""
+    if not reset_after:
+        y, h_n = cho_forward(x, h0, w_ih, w_hh, b_ih, b_hh, lengths, reset, reset_state, reverse)
+        return y, h_n, x.new_empty(0)
     fresh = None if reset_state is None else (reset_state,)
     gx = F.linear(x, w_ih, b_ih)
     y, (h_n,), _ = walk_forward("gru", gx, (h0,), w_hh, b_hh, lengths, reset, fresh, reverse, keep_cells=False)
@@ -110,6 +114,11 @@ def gru_sequence_bwd(
     need_reset_state: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """See `seqops.ops.gru`. Two GEMMs rebuild all pre-activations, one pass turns them into factors, then the walk."""
+    if not reset_after:
+        dg, dh0, by_reset, rh = cho_back(
+            grad_y, grad_h_n, x, w_ih, w_hh, b_ih, b_hh, lengths, reset, reverse, h_prev, need_reset_state
+        )
+        return dg, x.new_empty(0), dh0, by_reset, rh
     T, B, H = h_prev.shape
     dgx = F.linear(x, w_ih, b_ih).contiguous()
     dgh = F.linear(h_prev, w_hh, b_hh).contiguous()

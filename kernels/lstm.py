@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..cpu._recurrent import sum_of_biases
+from ..cpu._recurrent import mask_ended, sum_of_biases
 from . import config
 from .common import device_guard, tanh
+from .lstm_projected import projected_back, projected_forward
 from .recurrent import lstm_gates, walk_back, walk_forward
 
 __all__ = ["lstm_sequence_bwd", "lstm_sequence_fwd"]
@@ -94,6 +96,11 @@ def lstm_sequence_fwd(
     training: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """See `seqops.ops.lstm`. One GEMM for the inputs of all steps, then the walk; backward rebuilds the gates."""
+    if w_hr is not None:
+        y, h_n, c_n, c_all = projected_forward(
+            x, h0, c0, w_ih, w_hh, b_ih, b_hh, w_hr, lengths, reset, reset_h, reset_c, reverse, cells or training
+        )
+        return y, h_n, c_n, c_all, x.new_empty(0)
     gx = F.linear(x, w_ih, sum_of_biases(b_ih, b_hh))
     fresh = None if reset_h is None or reset_c is None else (reset_h, reset_c)
     y, (h_n, c_n), c_all = walk_forward(
@@ -129,9 +136,12 @@ def lstm_sequence_bwd(
     """See `seqops.ops.lstm`. Two GEMMs rebuild all pre-activations, one pass turns them into factors, then the walk."""
     T, B, H = cells.shape
     dg = F.linear(x, w_ih, sum_of_biases(b_ih, b_hh)).contiguous()
-    aux = x.new_empty(T, B, 2 * H)
+    aux, m = x.new_empty(T, B, 2 * H), x.new_empty(T, B, H)
     if cells.numel():
         dg.flatten(0, 1).addmm_(h_prev.flatten(0, 1), w_hh.t())
+        if w_hr is not None:
+            m = torch.sigmoid(dg[..., 3 * H :]).mul_(cells.tanh())
+            mask_ended(lengths, m)
         tile = config.LSTM_FACTORS
         block_h = min(tile.block_h, triton.next_power_of_2(H))
         with device_guard(x):
@@ -148,6 +158,11 @@ def lstm_sequence_bwd(
                 BLOCK_H=block_h,
                 num_warps=tile.num_warps,
             )
+    if w_hr is not None:
+        grads = projected_back(
+            grad_y, grad_h_n, grad_c_n, grad_cells, dg, aux, m, w_hh, w_hr, lengths, reset, need_reset_state, reverse
+        )
+        return dg, *grads
     (dh0, dc0), (by_reset_h, by_reset_c) = walk_back(
         "lstm", dg, aux, grad_y, grad_cells, (grad_h_n, grad_c_n), w_hh, lengths, reset, need_reset_state, reverse
     )

@@ -8,6 +8,8 @@ step, so that one barrier a step is enough. Where the grid fits on the chip at o
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 import triton
 import triton.language as tl
@@ -16,7 +18,25 @@ from torch import Tensor
 from . import config
 from .common import device_guard, dot_precision, grid_barrier, resident_limits, sigmoid, tanh
 
-__all__ = ["GATES", "gru_gates", "lstm_gates", "walk_back", "walk_forward"]
+__all__ = [
+    "GATES",
+    "RUN_TIME",
+    "add_at",
+    "gru_gates",
+    "leave",
+    "lengths_of",
+    "load_slices",
+    "lstm_gates",
+    "pick",
+    "plain",
+    "products",
+    "starts_at",
+    "tile_of",
+    "time_of",
+    "walk",
+    "walk_back",
+    "walk_forward",
+]
 
 # By the name of the cell; a "relu" is an RNN with that nonlinearity.
 GATES = {"tanh": 1, "relu": 1, "gru": 3, "lstm": 4}
@@ -40,6 +60,44 @@ def lstm_gates(a_i, a_f, a_g, a_o):
 
 
 @triton.jit
+def tile_of(b0, B, H: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr):
+    """The program's group g_b of batch rows from b0 on, these rows and its units, and which of them there are."""
+    pid = tl.program_id(0).to(tl.int64)
+    G_H: tl.constexpr = (H + BLOCK_H - 1) // BLOCK_H
+    g_b = pid // G_H
+    rows = b0 + g_b * BLOCK_B + tl.arange(0, BLOCK_B)
+    units = (pid % G_H) * BLOCK_H + tl.arange(0, BLOCK_H)
+    return g_b, rows, units, rows < B, units < H
+
+
+@triton.jit
+def lengths_of(lengths_ptr, rows, row_mask, T):
+    """Each row's length; without lengths every row has T steps."""
+    length = tl.zeros(rows.shape, tl.int32) + T
+    if lengths_ptr is not None:
+        length = tl.minimum(tl.load(lengths_ptr + rows, mask=row_mask, other=0), T)
+    return length
+
+
+@triton.jit
+def time_of(step, T, BACKWARDS: tl.constexpr):
+    """The time of the walk's step, and that of the step before it."""
+    if BACKWARDS:
+        t = tl.cast(T - 1 - step, tl.int64)
+        before = t + 1
+    else:
+        t = tl.cast(step, tl.int64)
+        before = t - 1
+    return t, before
+
+
+@triton.jit
+def starts_at(t, length, REVERSE: tl.constexpr):
+    """Which rows have their first step at t."""
+    return t == length - 1 if REVERSE else length * 0 == t
+
+
+@triton.jit
 def load_weights(w_ptr, columns, column_mask, k0, K, stride_k, stride_column, BLOCK_K: tl.constexpr):
     """A [BLOCK_K, columns] tile of a weight matrix, zero outside it."""
     k = k0 + tl.arange(0, BLOCK_K)
@@ -53,6 +111,79 @@ def load_rows(row_ptrs, row_mask, k0, K, BLOCK_K: tl.constexpr):
     k = k0 + tl.arange(0, BLOCK_K)
     mask = row_mask[:, None] & (k[None, :] < K)
     return tl.load(row_ptrs[:, None] + k[None, :], mask=mask, other=0.0, cache_modifier=".cg")
+
+
+@triton.jit
+def add_at(ptrs, values, mask):
+    """Adds to what only this program has: rarely, so memory holds the sum and no register."""
+    tl.store(ptrs, tl.load(ptrs, mask=mask, other=0.0) + values, mask=mask)
+
+
+@triton.jit
+def load_slices(
+    w_ptr,
+    columns,
+    column_mask,
+    K: tl.constexpr,
+    stride_k,
+    stride_column,
+    stride_gate,
+    GATES: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    RESIDENT: tl.constexpr,
+):
+    """The weights [K, columns] of each gate, where they are resident: a tuple of tiles, all gates of a chunk of K, then
+    the next chunk. So each tile's place in shared memory is taken before the time loop.
+    """
+    slices = ()
+    if RESIDENT:
+        for i in tl.static_range((K + BLOCK_K - 1) // BLOCK_K):
+            for g in tl.static_range(GATES):
+                w_g = w_ptr + g * stride_gate
+                slices = slices + (
+                    load_weights(w_g, columns, column_mask, i * BLOCK_K, K, stride_k, stride_column, BLOCK_K),
+                )
+    return slices
+
+
+@triton.jit
+def products(
+    row_ptrs,
+    row_mask,
+    slices,
+    w_ptr,
+    columns,
+    column_mask,
+    K: tl.constexpr,
+    stride_k,
+    stride_column,
+    stride_gate,
+    GATES: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    RESIDENT: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """What other programs wrote, rows [.., K], times each gate's weights [K, columns]: fp32, a tuple of GATES."""
+    sums = ()
+    for _ in tl.static_range(GATES):
+        sums = sums + (tl.zeros([row_mask.shape[0], column_mask.shape[0]], tl.float32),)
+    if RESIDENT:
+        for i in tl.static_range((K + BLOCK_K - 1) // BLOCK_K):
+            rows_k = load_rows(row_ptrs, row_mask, i * BLOCK_K, K, BLOCK_K)
+            more = ()
+            for g in tl.static_range(GATES):
+                more = more + (tl.dot(rows_k, slices[i * GATES + g], sums[g], input_precision=PRECISION),)
+            sums = more
+    else:
+        for k0 in range(0, K, BLOCK_K):
+            rows_k = load_rows(row_ptrs, row_mask, k0, K, BLOCK_K)
+            more = ()
+            for g in tl.static_range(GATES):
+                w_g = w_ptr + g * stride_gate
+                w_k = load_weights(w_g, columns, column_mask, k0, K, stride_k, stride_column, BLOCK_K)
+                more = more + (tl.dot(rows_k, w_k, sums[g], input_precision=PRECISION),)
+            sums = more
+    return sums
 
 
 @triton.jit(do_not_specialize=RUN_TIME)
@@ -90,49 +221,28 @@ def recurrent_fwd_kernel(
     the others. y, cells [T,B,H]. state [1 or 2,B,H] fp32 holds h, and an LSTM's c, before step0, then after the last
     step; reset_state is laid out like it.
     """
-    pid = tl.program_id(0).to(tl.int64)
     G_H: tl.constexpr = (H + BLOCK_H - 1) // BLOCK_H
-    g_b = pid // G_H
-    rows = b0 + g_b * BLOCK_B + tl.arange(0, BLOCK_B)
-    units = (pid % G_H) * BLOCK_H + tl.arange(0, BLOCK_H)
-    row_mask = rows < B
-    unit_mask = units < H
+    g_b, rows, units, row_mask, unit_mask = tile_of(b0, B, H, BLOCK_B, BLOCK_H)
     mask = row_mask[:, None] & unit_mask[None, :]
     own = rows[:, None] * H + units[None, :]
     second = tl.cast(B, tl.int64) * H
-    NUM_K: tl.constexpr = (H + BLOCK_K - 1) // BLOCK_K
 
-    # Loaded chunk by chunk into a tuple, so that each chunk's place in shared memory is taken before the time loop.
-    w = ()
-    if RESIDENT:
-        for i in tl.static_range(NUM_K):
-            for g in tl.static_range(GATES):
-                w = w + (load_weights(w_hh_ptr + g * H * H, units, unit_mask, i * BLOCK_K, H, 1, H, BLOCK_K),)
-
+    w = load_slices(w_hh_ptr, units, unit_mask, H, 1, H, H * H, GATES, BLOCK_K, RESIDENT)
     bias = ()
     for g in tl.static_range(GATES):
         if b_hh_ptr is None:
             bias = bias + (tl.zeros([BLOCK_H], tl.float32),)
         else:
             bias = bias + (tl.load(b_hh_ptr + g * H + units, mask=unit_mask, other=0.0).to(tl.float32),)
-    # Without lengths every row starts at the same step.
-    length = tl.zeros([BLOCK_B], tl.int32) + T
-    if lengths_ptr is not None:
-        length = tl.minimum(tl.load(lengths_ptr + rows, mask=row_mask, other=0), T)
+    length = lengths_of(lengths_ptr, rows, row_mask, T)
 
     h = tl.load(state_ptr + own, mask=mask, other=0.0)
     c = h
     if CELL == "lstm":
         c = tl.load(state_ptr + second + own, mask=mask, other=0.0)
     for step in range(step0, step0 + STEPS):
-        if REVERSE:
-            t = tl.cast(T - 1 - step, tl.int64)
-            starts = t == length - 1
-            before = t + 1
-        else:
-            t = tl.cast(step, tl.int64)
-            starts = length * 0 == t
-            before = t - 1
+        t, before = time_of(step, T, REVERSE)
+        starts = starts_at(t, length, REVERSE)
         active = t < length
         gx_ptrs = gx_ptr + t * B * GATES * H + rows[:, None] * GATES * H + units[None, :]
         gx = ()
@@ -149,25 +259,22 @@ def recurrent_fwd_kernel(
             if CELL == "lstm":
                 c_ptrs = reset_state_ptr + second + own
                 c = tl.where(fresh_mask, tl.load(c_ptrs, mask=fresh_mask, other=0.0).to(tl.float32), c)
-        h_mask = row_mask & active
-        gh = ()
-        for _ in tl.static_range(GATES):
-            gh = gh + (tl.zeros([BLOCK_B, BLOCK_H], tl.float32),)
-        if RESIDENT:
-            for i in tl.static_range(NUM_K):
-                h_k = load_rows(h_ptrs, h_mask, i * BLOCK_K, H, BLOCK_K)
-                sums = ()
-                for g in tl.static_range(GATES):
-                    sums = sums + (tl.dot(h_k, w[i * GATES + g], gh[g], input_precision=PRECISION),)
-                gh = sums
-        else:
-            for k0 in range(0, H, BLOCK_K):
-                h_k = load_rows(h_ptrs, h_mask, k0, H, BLOCK_K)
-                sums = ()
-                for g in tl.static_range(GATES):
-                    w_k = load_weights(w_hh_ptr + g * H * H, units, unit_mask, k0, H, 1, H, BLOCK_K)
-                    sums = sums + (tl.dot(h_k, w_k, gh[g], input_precision=PRECISION),)
-                gh = sums
+        gh = products(
+            h_ptrs,
+            row_mask & active,
+            w,
+            w_hh_ptr,
+            units,
+            unit_mask,
+            H,
+            1,
+            H,
+            H * H,
+            GATES,
+            BLOCK_K,
+            RESIDENT,
+            PRECISION,
+        )
 
         if CELL == "gru":
             _, z, n = gru_gates(
@@ -230,26 +337,15 @@ def recurrent_bwd_kernel(
     pass through W_hh, and dc: the gradients of h_n and c_n at first. by_reset, laid out like it, gathers those of the
     state that resets put in place.
     """
-    pid = tl.program_id(0).to(tl.int64)
     G_H: tl.constexpr = (H + BLOCK_H - 1) // BLOCK_H
-    g_b = pid // G_H
-    rows = b0 + g_b * BLOCK_B + tl.arange(0, BLOCK_B)
-    units = (pid % G_H) * BLOCK_H + tl.arange(0, BLOCK_H)
-    row_mask = rows < B
-    unit_mask = units < H
+    g_b, rows, units, row_mask, unit_mask = tile_of(b0, B, H, BLOCK_B, BLOCK_H)
     mask = row_mask[:, None] & unit_mask[None, :]
     own = rows[:, None] * H + units[None, :]
     second = tl.cast(B, tl.int64) * H
     K: tl.constexpr = GATES * H
-    NUM_K: tl.constexpr = (K + BLOCK_K - 1) // BLOCK_K
 
-    w = ()
-    if RESIDENT:
-        for i in tl.static_range(NUM_K):
-            w = w + (load_weights(w_hh_ptr, units, unit_mask, i * BLOCK_K, K, H, 1, BLOCK_K),)
-    length = tl.zeros([BLOCK_B], tl.int32) + T
-    if lengths_ptr is not None:
-        length = tl.load(lengths_ptr + rows, mask=row_mask, other=0)
+    w = load_slices(w_hh_ptr, units, unit_mask, K, H, 1, 0, 1, BLOCK_K, RESIDENT)
+    length = lengths_of(lengths_ptr, rows, row_mask, T)
 
     direct = tl.load(state_ptr + own, mask=mask, other=0.0)
     dc = direct
@@ -262,12 +358,7 @@ def recurrent_bwd_kernel(
         if CELL == "lstm":
             by_reset_c = tl.load(by_reset_ptr + second + own, mask=mask, other=0.0)
     for step in range(step0, step0 + STEPS):
-        if REVERSE:
-            t = tl.cast(step, tl.int64)
-            after = t - 1
-        else:
-            t = tl.cast(T - 1 - step, tl.int64)
-            after = t + 1
+        t, after = time_of(step, T, not REVERSE)
         active = (t < length)[:, None]
         gates = t * B * K + rows[:, None] * K + units[None, :]
         by = ()
@@ -278,16 +369,9 @@ def recurrent_bwd_kernel(
         # The last time step has none after it: its rows are masked off.
         dg_ptrs = dg_ptr + after * B * K + rows * K
         dg_mask = row_mask & (step > 0)
-        passed = tl.zeros([BLOCK_B, BLOCK_H], tl.float32)
-        if RESIDENT:
-            for i in tl.static_range(NUM_K):
-                dg_k = load_rows(dg_ptrs, dg_mask, i * BLOCK_K, K, BLOCK_K)
-                passed = tl.dot(dg_k, w[i], passed, input_precision=PRECISION)
-        else:
-            for k0 in range(0, K, BLOCK_K):
-                dg_k = load_rows(dg_ptrs, dg_mask, k0, K, BLOCK_K)
-                w_k = load_weights(w_hh_ptr, units, unit_mask, k0, K, H, 1, BLOCK_K)
-                passed = tl.dot(dg_k, w_k, passed, input_precision=PRECISION)
+        (passed,) = products(
+            dg_ptrs, dg_mask, w, w_hh_ptr, units, unit_mask, K, H, 1, 0, 1, BLOCK_K, RESIDENT, PRECISION
+        )
         passed += direct
         if reset_ptr is not None:
             # The step after began anew: its gradient is of the state that the reset put in place.
@@ -337,25 +421,35 @@ def recurrent_bwd_kernel(
             tl.store(by_reset_ptr + second + own, by_reset_c, mask=mask)
 
 
-def _walk(kernel, args, table, cell: str, T: int, B: int, H: int, reverse: bool, like: Tensor) -> None:
-    """Launches a sequence kernel over all of T and B: persistent where its grid fits on the chip, else step by step."""
+def pick(table, like: Tensor, T: int, units: int, depths: tuple[int, ...]) -> config.RecurrentConfig:
+    """The tile for a walk of T steps; see `config.recurrent`."""
     memory, multiprocessors = resident_limits(like.device)
     if like.is_cuda and T == 1:
         memory = 0  # nothing is won by keeping weights for one step
-    cfg = config.recurrent(table, like.dtype, H, GATES[cell], memory, multiprocessors)
-    groups_h, groups_b = triton.cdiv(H, cfg.block_h), triton.cdiv(B, cfg.block_b)
+    return config.recurrent(table, like.dtype, units, depths, memory, multiprocessors)
+
+
+def walk(kernel, args, cfg, units: int, T: int, B: int, like: Tensor, halves: bool = False, **constants) -> None:
+    """Launches a sequence kernel over all of T and B: persistent where its grid fits on the chip, else step by step.
+
+    `halves`: programs wait for one another within a step too, which without a barrier takes two launches.
+    """
+    _, multiprocessors = resident_limits(like.device)
+    groups_h, groups_b = triton.cdiv(units, cfg.block_h), triton.cdiv(B, cfg.block_b)
     steps, options = 1, {}
     barrier = None
+    stages = [{"HALF": 1}, {"HALF": 2}] if halves else [{}]
     if like.is_cuda and cfg.resident:
         # One program a multiprocessor: that many are resident at once whatever their registers.
         groups_b, steps = min(groups_b, multiprocessors // groups_h), T
         options = {"launch_cooperative_grid": True}
+        stages = [{"HALF": 0}] if halves else [{}]
     rows = groups_b * cfg.block_b
     with device_guard(like):
         for b0 in range(0, B, rows):
             if options:
                 barrier = torch.zeros(groups_b, dtype=torch.int32, device=like.device)
-            for step0 in range(0, T, steps):
+            for step0, stage in itertools.product(range(0, T, steps), stages):
                 kernel[(groups_h * min(groups_b, triton.cdiv(B - b0, cfg.block_b)),)](
                     *args,
                     barrier,
@@ -364,10 +458,6 @@ def _walk(kernel, args, table, cell: str, T: int, B: int, H: int, reverse: bool,
                     steps,
                     T,
                     B,
-                    CELL=cell,
-                    GATES=GATES[cell],
-                    H=H,
-                    REVERSE=reverse,
                     BLOCK_B=cfg.block_b,
                     BLOCK_H=cfg.block_h,
                     BLOCK_K=cfg.block_k,
@@ -375,11 +465,13 @@ def _walk(kernel, args, table, cell: str, T: int, B: int, H: int, reverse: bool,
                     BARRIER=barrier is not None,
                     PRECISION=dot_precision(like.dtype),
                     num_warps=cfg.num_warps,
+                    **constants,
+                    **stage,
                     **options,
                 )
 
 
-def _plain(tensor: Tensor | None) -> Tensor | None:
+def plain(tensor: Tensor | None) -> Tensor | None:
     """Contiguous; bool as the bytes that it is."""
     if tensor is None:
         return None
@@ -411,17 +503,36 @@ def walk_forward(
             gx.contiguous(),
             state[0].contiguous(),
             w_hh.contiguous(),
-            _plain(b_hh),
-            _plain(lengths),
-            _plain(reset),
+            plain(b_hh),
+            plain(lengths),
+            plain(reset),
             fresh,
             y,
             cells if keep_cells else None,
             last,
         )
         table = {"gru": config.GRU_FWD, "lstm": config.LSTM_FWD}.get(cell, config.RNN_FWD)
-        _walk(recurrent_fwd_kernel, args, table, cell, T, B, H, reverse, gx)
+        cfg = pick(table, gx, T, H, (H,) * GATES[cell])
+        walk(recurrent_fwd_kernel, args, cfg, H, T, B, gx, CELL=cell, GATES=GATES[cell], H=H, REVERSE=reverse)
     return y, tuple(last.to(gx.dtype).unbind(0)), cells
+
+
+def leave(
+    first: int,
+    dg: Tensor,
+    w_hh: Tensor,
+    state: tuple[Tensor, ...],
+    by_reset: tuple[Tensor, ...] | None,
+    reset: Tensor | None,
+) -> None:
+    """After the walk back, dh of the first step passes on to h0, as one more product, or to what a reset put there."""
+    state[0].add_(dg.float() @ w_hh.float())
+    if reset is not None:
+        began = reset[first][:, None]
+        for i, grad in enumerate(state):
+            if by_reset is not None:
+                by_reset[i].add_(torch.where(began, grad, 0.0))
+            grad.masked_fill_(began, 0.0)
 
 
 def walk_back(
@@ -451,22 +562,17 @@ def walk_back(
             dg,
             aux,
             grad_y.contiguous(),
-            _plain(grad_cells),
+            plain(grad_cells),
             w_hh,
-            _plain(lengths),
-            _plain(reset),
+            plain(lengths),
+            plain(reset),
             by_reset if reset is not None else None,
             state,
         )
-        _walk(recurrent_bwd_kernel, args, table, cell, T, B, H, reverse, grad_y)
-        # dh of the first step passes on to h0 outside the walk, as one more product.
+        cfg = pick(table, grad_y, T, H, (H,) * GATES[cell])
+        walk(recurrent_bwd_kernel, args, cfg, H, T, B, grad_y, CELL=cell, GATES=GATES[cell], H=H, REVERSE=reverse)
         first = T - 1 if reverse else 0
-        state[0] += dg[first].float() @ w_hh.float()
-        if reset is not None:
-            began = reset[first][:, None]
-            if by_reset is not None:
-                by_reset += torch.where(began, state, 0.0)
-            state.masked_fill_(began, 0.0)
+        leave(first, dg[first], w_hh, tuple(state), None if by_reset is None else tuple(by_reset), reset)
     dtype = grad_y.dtype
     empty = tuple(g.new_empty(0) for g in grads)
     return tuple(state.to(dtype).unbind(0)), empty if by_reset is None else tuple(by_reset.to(dtype).unbind(0))

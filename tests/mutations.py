@@ -33,6 +33,9 @@ GRU_TESTS = "tests/test_gru.py tests/test_every_op.py -k gru"
 GRU_KERNEL_TESTS = "tests/test_gru.py tests/test_every_op.py -k 'gru and interpreter'"
 LSTM_TESTS = "tests/test_every_op.py -k 'lstm and cpu'"
 LSTM_KERNEL_TESTS = "tests/test_every_op.py -k 'lstm and interpreter'"
+CHO_KERNELS, PROJECTED_KERNELS = "kernels/gru_cho.py", "kernels/lstm_projected.py"
+CHO_TESTS = "tests/test_every_op.py -k 'Cho and interpreter'"
+PROJECTED_TESTS = "tests/test_every_op.py -k 'projection and interpreter'"
 RNN_KERNEL_TESTS = "tests/test_every_op.py -k 'rnn and interpreter'"
 NN_TESTS = "tests/test_nn_recurrent.py"
 ATTENTION_TESTS = "tests/test_additive_attention.py tests/test_every_op.py -k attention"
@@ -63,11 +66,11 @@ FAULTS = [
     Fault("weights: mask of units dropped", WALK, "(k[:, None] < K) & column_mask[None, :]", "(k[:, None] < K)", GRU_KERNEL_TESTS),
     Fault("hidden state: mask of K dropped", WALK, "mask = row_mask[:, None] & (k[None, :] < K)", "mask = row_mask[:, None] & (k[None, :] < K + 64)", GRU_KERNEL_TESTS, quick=True),
     Fault("forward: swapped gate", WALK, "gx[0], gx[1], gx[2], gh[0]", "gx[1], gx[0], gx[2], gh[0]", GRU_KERNEL_TESTS),
-    Fault("forward: swapped weights", WALK, "tl.dot(h_k, w[i * GATES + g]", "tl.dot(h_k, w[i * GATES + (g + 1) % GATES]", GRU_KERNEL_TESTS),
+    Fault("forward: swapped weights", WALK, "tl.dot(rows_k, slices[i * GATES + g]", "tl.dot(rows_k, slices[i * GATES + (g + 1) % GATES]", GRU_KERNEL_TESTS),
     Fault("forward: wrong sign", WALK, "new = n + z * (h - n)", "new = n - z * (h - n)", GRU_KERNEL_TESTS),
     Fault("forward: padding not zeroed", WALK, "y = tl.where(active[:, None], h, 0.0)", "y = tl.where(active[:, None], h, h)", GRU_KERNEL_TESTS),
     Fault("forward: padding not written", WALK, "tl.store(y_ptr + t * B * H + own, y, mask=mask)", "tl.store(y_ptr + t * B * H + own, y, mask=mask & active[:, None])", GRU_KERNEL_TESTS),
-    Fault("forward: reverse starts at T", WALK, "starts = t == length - 1", "starts = t == T - 1", GRU_KERNEL_TESTS),
+    Fault("forward: reverse starts at T", WALK, "return t == length - 1 if REVERSE", "return t == length * 0 + 1 if REVERSE", GRU_KERNEL_TESTS),
     Fault("forward: reads its own step", WALK, "before = t - 1", "before = t", GRU_KERNEL_TESTS),
     Fault("forward: state not kept", WALK, "    tl.store(state_ptr + own, h, mask=mask)\n", "", GRU_KERNEL_TESTS),
     Fault("forward: length not clamped", WALK, "tl.minimum(tl.load(lengths_ptr + rows, mask=row_mask, other=0), T)", "tl.load(lengths_ptr + rows, mask=row_mask, other=0)", "tests/test_gru.py -k clamped"),
@@ -92,10 +95,16 @@ FAULTS = [
     Fault("backward: reset state's gradient not gathered", WALK, "by_reset_h += tl.where(fresh, passed, 0.0)", "by_reset_h += 0.0", RNN_KERNEL_TESTS),
     Fault("backward: padding stops the gradient", WALK, "direct = tl.where(active, 0.0, dh)\n        elif", "direct = tl.where(active, 0.0, 0.0)\n        elif", "tests/test_properties.py -k 'lstm and interpreter'"),
     Fault("launcher: wrong first step", WALK, "first = T - 1 if reverse else 0", "first = 0", GRU_KERNEL_TESTS),
-    Fault("launcher: ignored stride", WALK, "            w_hh.contiguous(),\n            _plain(b_hh)", "            w_hh,\n            _plain(b_hh)", GRU_KERNEL_TESTS),
-    Fault("launcher: a launch short", WALK, "for step0 in range(0, T, steps):", "for step0 in range(0, T - 1, steps):", GRU_KERNEL_TESTS),
-    Fault("launcher: reset at the first step passes to h0", WALK, "state.masked_fill_(began, 0.0)", "state.masked_fill_(began & False, 0.0)", RNN_KERNEL_TESTS),
+    Fault("launcher: ignored stride", WALK, "            w_hh.contiguous(),\n            plain(b_hh)", "            w_hh,\n            plain(b_hh)", GRU_KERNEL_TESTS),
+    Fault("launcher: a launch short", WALK, "itertools.product(range(0, T, steps), stages)", "itertools.product(range(0, T - 1, steps), stages)", GRU_KERNEL_TESTS),
+    Fault("launcher: reset at the first step passes to h0", WALK, "grad.masked_fill_(began, 0.0)", "grad.masked_fill_(began & False, 0.0)", RNN_KERNEL_TESTS),
     Fault("barrier: missing", WALK, "        if BARRIER:\n            grid_barrier(barrier_ptr + g_b, (step - step0 + 1) * G_H)\n    tl.store(state_ptr + own, h, mask=mask)", "    tl.store(state_ptr + own, h, mask=mask)", COMPILE_TESTS),
+    Fault("Cho: reset gate on the output", CHO_KERNELS, "tl.store(gx_ptrs, (r * h).to(dtype), mask=mask)", "tl.store(gx_ptrs, h.to(dtype), mask=mask)", CHO_TESTS),
+    Fault("Cho: r * h passes no gradient on", CHO_KERNELS, "direct += r * drh", "direct += 0.0 * drh", CHO_TESTS),
+    Fault("Cho: a half never launched", WALK, '[{"HALF": 1}, {"HALF": 2}]', '[{"HALF": 1}, {"HALF": 1}]', CHO_TESTS),
+    Fault("projection: units and columns confused", PROJECTED_KERNELS, "column_mask = units < P", "column_mask = units < H", PROJECTED_TESTS),
+    Fault("projection: padding stops the gradient", PROJECTED_KERNELS, "direct = tl.where(active, 0.0, dh)", "direct = tl.where(active, 0.0, 0.0)", "tests/test_properties.py -k 'projection and interpreter'"),
+    Fault("projection: dc not stopped by a reset", PROJECTED_KERNELS, "dc = tl.where(fresh, 0.0, dc) + by_c * dm", "dc += by_c * dm", PROJECTED_TESTS),
     # Their Functions, torch paths and modules.
     Fault("Function: state before each step confused", SHARED, "torch.cat((states[1:], first[None]) if reverse", "torch.cat((states[1:], first[None]) if not reverse", GRU_TESTS),
     Fault("Function: NaN in padding reaches the weights", SHARED, "t.masked_fill(ended, 0) for t in tensors", "t.masked_fill(ended, 0) + 0 * t for t in tensors", NN_TESTS),

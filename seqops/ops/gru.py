@@ -239,7 +239,7 @@ def _fwd_fake(
     training: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     (T, B, _), H = x.shape, h0.shape[1]
-    kernel_takes = _fwd_kernel_takes(x, *[None] * 8, recurrent_mask, zoneout, heads, reverse, reset_after)
+    kernel_takes = _kernel_takes(x, *[None] * 8, recurrent_mask, zoneout, heads)
     kept = training and takes_torch_path(x, kernel_takes)
     gates = x.new_empty((T, B, (4 if reset_after else 3) * H) if kept else 0)
     return x.new_empty(T, B, H), h0.new_empty(h0.shape), gates
@@ -274,12 +274,9 @@ def _bwd_fake(
     )
 
 
-def _fwd_kernel_takes(x: Tensor, *rest: Any) -> bool:
-    recurrent_mask, zoneout, heads, _, reset_after, *_ = rest[8:]
-    return x.dtype != torch.float64 and reset_after and recurrent_mask is None and zoneout is None and heads == 1
-
-
-_bwd_kernel_takes = _fwd_kernel_takes
+def _kernel_takes(first: Tensor, *rest: Any) -> bool:
+    recurrent_mask, zoneout, heads, *_ = rest[8:]
+    return first.dtype != torch.float64 and recurrent_mask is None and zoneout is None and heads == 1
 
 
 # reset is bool [T,B], False beyond an item's length. The third result, empty unless training on the torch path, is for
@@ -290,7 +287,7 @@ register(
     "bool reset_after, bool training) -> (Tensor, Tensor, Tensor)",
     "gru",
     _fwd_fake,
-    _fwd_kernel_takes,
+    _kernel_takes,
     GRUSequence,
 )
 # The inputs as in gru_sequence_fwd; x and grad_y are 0 beyond an item's length, h_prev [T,B,H] is the state before each
@@ -304,5 +301,5 @@ register(
     "bool need_reset_state) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     "gru",
     _bwd_fake,
-    _bwd_kernel_takes,
+    _kernel_takes,
 )

@@ -299,7 +299,7 @@ def _fwd_fake(
     training: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     (T, B, _), H = x.shape, c0.shape[1]
-    kernel_takes = _fwd_kernel_takes(x, *[None] * 6, w_hr, *[None] * 4, recurrent_mask, zoneout_h, zoneout_c, heads)
+    kernel_takes = _kernel_takes(x, *[None] * 11, recurrent_mask, zoneout_h, zoneout_c, heads)
     kept = training and takes_torch_path(x, kernel_takes)
     return (
         x.new_empty(T, *h0.shape),
@@ -345,16 +345,10 @@ def _bwd_fake(
     )
 
 
-def _fwd_kernel_takes(x: Tensor, *rest: Any) -> bool:
+def _kernel_takes(first: Tensor, *rest: Any) -> bool:
     recurrent_mask, zoneout_h, zoneout_c, heads, *_ = rest[11:]
     plain = recurrent_mask is None and zoneout_h is None and zoneout_c is None and heads == 1
-    return x.dtype != torch.float64 and plain and rest[6] is None
-
-
-def _bwd_kernel_takes(grad_y: Tensor, *rest: Any) -> bool:
-    recurrent_mask, zoneout_h, zoneout_c, heads, *_ = rest[11:]
-    plain = recurrent_mask is None and zoneout_h is None and zoneout_c is None and heads == 1
-    return grad_y.dtype != torch.float64 and plain and rest[8] is None
+    return first.dtype != torch.float64 and plain
 
 
 # reset is bool [T,B], False beyond an item's length. Gives y, h_n, c_n, all cells (none unless asked for or training),
@@ -366,7 +360,7 @@ register(
     "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     "lstm",
     _fwd_fake,
-    _fwd_kernel_takes,
+    _kernel_takes,
     LSTMSequence,
 )
 # The inputs as in lstm_sequence_fwd; x, grad_y and grad_cells are 0 beyond an item's length, h_prev and c_prev are the
@@ -380,5 +374,5 @@ register(
     "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     "lstm",
     _bwd_fake,
-    _bwd_kernel_takes,
+    _kernel_takes,
 )
