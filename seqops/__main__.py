@@ -1,4 +1,4 @@
-"""The command line: `python -m seqops info | bench`."""
+"""The command line: `python -m seqops info | bench | word2vec | neighbors | analogy | evaluate | plot`."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 import seqops
+from seqops.embeddings import _commands
 from seqops.ops._register import INTERPRET
 
 __all__ = ["info", "main"]
@@ -75,11 +76,14 @@ def main(arguments: list[str] | None = None) -> int:
     command = commands.add_parser("info", help="versions, devices, and which path each op takes here")
     command.add_argument("--json", action="store_true", help="print JSON")
     commands.add_parser("bench", help="time the ops here: a few shapes, or as --help says", add_help=False)
+    _commands.add_commands(commands)
     options, rest = parser.parse_known_args(arguments)
     if options.command == "bench":
         return _bench(rest)
     if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if options.command != "info":
+        return _commands.run(options)
     facts = info()
     if options.json:
         print(json.dumps(facts, indent=2))

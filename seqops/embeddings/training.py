@@ -51,8 +51,8 @@ class TrainingOptions:
         power: of the counts, that negatives are drawn by.
         optimizer: "adagrad", row-wise and stable at any batch, or "sgd", whose sums over a large batch diverge without
             `clip`, the largest norm of a row's gradient.
-        lr: falls linearly to a ten-thousandth; None: 0.25 for Adagrad, 0.025 for SGD.
-        batch_words: words a step; None: 6144, but fewer for a small corpus, so that an epoch has a few hundred steps.
+        lr: falls linearly to a ten-thousandth; None: 0.2 for Adagrad, 0.025 for SGD.
+        batch_words: words a step; None: 2048, but fewer for a small corpus, so that an epoch has a few hundred steps.
         tile: words of a tile.
         seed: the same seed gives the same vectors.
     """
@@ -96,7 +96,7 @@ class TrainingOptions:
 
     @property
     def first_rate(self) -> float:
-        return self.lr if self.lr is not None else 0.25 if self.optimizer == "adagrad" else 0.025
+        return self.lr if self.lr is not None else 0.2 if self.optimizer == "adagrad" else 0.025
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ class Trainer:
         if self.options.batch_words is not None:
             return self.options.batch_words
         words = int((self.corpus.vocabulary.counts * self._keep).sum())
-        return max(256, min(6144, words // 256))
+        return max(256, min(2048, words // 256))
 
     # ------------------------------------------------------------------------------------------------------ the walk
 

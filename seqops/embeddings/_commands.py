@@ -1,0 +1,240 @@
+"""The command line's word vectors: `python -m seqops word2vec | neighbors | analogy | evaluate | plot`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .corpus import EncodedCorpus
+from .evaluation import evaluate_analogies, evaluate_pairs
+from .formats import FORMATS
+from .training import LOSSES, MODELS, OPTIMIZERS, Progress, Trainer, TrainingOptions
+from .vocabulary import Vocabulary
+from .word_vectors import WordVectors
+
+__all__ = ["add_commands", "run"]
+
+LINE_SECONDS = 10.0  # between two lines of progress where they do not overwrite one another
+
+
+def add_commands(commands: Any) -> None:
+    """Adds the parsers; `options.run` of what is parsed is to be given to `run`."""
+    defaults = TrainingOptions()
+
+    def add(name: str, function: Callable[[argparse.Namespace], None], about: str) -> argparse.ArgumentParser:
+        parser: argparse.ArgumentParser = commands.add_parser(
+            name, help=about, description=about, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        )
+        parser.set_defaults(run=function)
+        return parser
+
+    train = add("word2vec", _word2vec, "train word vectors on text files, words parted by white space")
+    train.add_argument("corpus", nargs="+", help="text files, .gz too; a line is a sentence")
+    train.add_argument("--out", required=True, help="file of the vectors")
+    train.add_argument("--form", choices=FORMATS, default="word2vec", help="of the file")
+    train.add_argument("--model", choices=MODELS, default=defaults.model)
+    train.add_argument("--loss", choices=LOSSES, default=defaults.loss)
+    train.add_argument("--optimizer", choices=OPTIMIZERS, default=defaults.optimizer)
+    for name, about in (
+        ("dim", "of the vectors"),
+        ("window", "contexts on a side at most"),
+        ("epochs", "passes over the text"),
+        ("negative", "negatives a pair"),
+        ("seed", "the same seed gives the same vectors"),
+    ):
+        train.add_argument(f"--{name}", type=int, default=getattr(defaults, name), help=about)
+    train.add_argument("--batch-words", type=int, help="words a step; by the corpus's size if left out")
+    train.add_argument("--lr", type=float, help="first learning rate; by the optimizer if left out")
+    train.add_argument("--sample", type=float, default=defaults.sample, help="subsampling of frequent words; 0: none")
+    train.add_argument("--min-count", type=int, default=5, help="rarer words are left out")
+    train.add_argument("--lowercase", action="store_true", help="turn words into lower case")
+    train.add_argument("--encoding", default="utf-8", help="of the corpus")
+    train.add_argument("--device", default="cpu", help="cpu or cuda")
+    train.add_argument("--checkpoint", help="file that an interrupted run goes on from (default: OUT.checkpoint)")
+    train.add_argument("--checkpoint-every", type=float, default=60.0, help="seconds")
+    train.add_argument("--quiet", action="store_true", help="no progress")
+
+    near = add("neighbors", _neighbors, "print the words most alike to each of the words")
+    near.add_argument("words", nargs="+")
+    near.add_argument("--metric", choices=("cosine", "euclidean"), default="cosine")
+    analogy = add("analogy", _analogy, "print what is to C as B is to A")
+    for place in "abc":
+        analogy.add_argument(place, metavar=place.upper())
+    analogy.add_argument("--method", choices=("3cosadd", "3cosmul"), default="3cosadd")
+    evaluate = add("evaluate", _evaluate, "score vectors on files of analogies or of judged pairs of words")
+    evaluate.add_argument("files", nargs="+", help="as questions-words.txt or wordsim353.tsv")
+    plot = add("plot", _plot, "draw words by the first two principal components of their vectors")
+    plot.add_argument("words", nargs="*", help="by default the most frequent")
+    plot.add_argument("--out", required=True, help="the picture: .png, .pdf or .svg")
+    plot.add_argument("--count", type=int, default=100, help="of words, where none are given")
+    for parser in (near, analogy):
+        parser.add_argument("-k", type=int, default=10, help="how many")
+    for parser in (near, analogy, evaluate, plot):
+        parser.add_argument("--vectors", default="vectors.txt", help="file of the vectors, in any of the forms")
+        parser.add_argument("--encoding", default="utf-8", help="of the files")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Runs a command; what is wrong with its input is one line on stderr and exit code 1."""
+    try:
+        options.run(options)
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
+    except OSError as error:
+        named = f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)
+        print(f"{options.command}: {named}", file=sys.stderr)
+        return 1
+    except (ValueError, KeyError, ModuleNotFoundError) as error:
+        print(f"{options.command}: {error.args[0] if error.args else error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _check_target(path: str) -> None:
+    """What cannot be written is said before the work, not behind it."""
+    folder = Path(path).parent
+    if not folder.is_dir():
+        raise ValueError(f"{path}: there is no folder {folder}")
+    if Path(path).is_dir():
+        raise ValueError(f"{path}: is a folder")
+    if not os.access(folder, os.W_OK):
+        raise ValueError(f"{path}: the folder cannot be written to")
+
+
+def _word2vec(o: argparse.Namespace) -> None:
+    names = ("model", "loss", "optimizer", "dim", "window", "epochs", "negative", "seed", "batch_words", "lr", "sample")
+    options = TrainingOptions(**{name: getattr(o, name) for name in names})
+    checkpoint = o.out + ".checkpoint" if o.checkpoint is None else o.checkpoint
+    for path in (o.out, checkpoint):
+        _check_target(path)
+    if torch.device(_device(o.device)).type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"--device {o.device}: torch sees no GPU")
+    reading = {"lowercase": o.lowercase, "encoding": o.encoding}
+    vocabulary = Vocabulary.from_corpus(o.corpus, min_count=o.min_count, **reading)
+    corpus = EncodedCorpus.encode(o.corpus, vocabulary, **reading)
+    say = _Teller(o.quiet)
+    say.line(f"{vocabulary.raw_words:,} words; {len(vocabulary):,} different ones occur {o.min_count} times or more")
+    begun = os.path.exists(checkpoint)
+    if begun:
+        say.line(f"going on from {checkpoint}")
+    trainer = Trainer(corpus, options, device=o.device)
+    try:
+        vectors = trainer.run(
+            None if o.quiet else say.progress, checkpoint=checkpoint, checkpoint_every=o.checkpoint_every
+        )
+    except ValueError as error:
+        if not begun:
+            raise
+        raise ValueError(f"{error}; to begin anew, delete {checkpoint}") from None
+    vectors.save(o.out, o.form)
+    with suppress(FileNotFoundError):
+        os.unlink(checkpoint)
+    say.line(f"{o.out}: {len(vectors):,} vectors of {options.dim}")
+
+
+def _device(name: str) -> str:
+    try:
+        torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"--device must be cpu or cuda, got {name!r}") from None
+    return name
+
+
+class _Teller:
+    """Lines on stderr; progress overwrites itself on a terminal, and comes seldom elsewhere."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.quiet, self.terminal, self.told = quiet, sys.stderr.isatty(), time.monotonic()
+        self.open = False
+
+    def line(self, text: str) -> None:
+        if not self.quiet:
+            print("\n" * self.open + text, file=sys.stderr, flush=True)
+            self.open = False
+
+    def progress(self, p: Progress) -> None:
+        text = (
+            f"epoch {p.epoch + 1}  {p.done:6.1%}  {p.words_per_second:,.0f} words/s  loss {p.loss:.4f}  lr {p.lr:.4f}"
+        )
+        if self.terminal:
+            print(f"\r{text}  ", end="", file=sys.stderr, flush=True)
+            self.open = True
+        elif time.monotonic() - self.told >= LINE_SECONDS:
+            self.line(text)
+            self.told = time.monotonic()
+
+
+def _load(o: argparse.Namespace) -> WordVectors:
+    return WordVectors.load(o.vectors, encoding=o.encoding)
+
+
+def _print(scored: list[tuple[str, float]]) -> None:
+    for word, score in scored:
+        print(f"{score:8.4f}  {word}")
+
+
+def _neighbors(o: argparse.Namespace) -> None:
+    vectors = _load(o)
+    for word in o.words:
+        vectors.row(word)  # all are known, before any is answered
+    for word in o.words:
+        if len(o.words) > 1:
+            print(word)
+        _print(vectors.nearest(word, o.k, metric=o.metric))
+
+
+def _analogy(o: argparse.Namespace) -> None:
+    _print(_load(o).analogy(o.a, o.b, o.c, o.k, method=o.method))
+
+
+def _evaluate(o: argparse.Namespace) -> None:
+    vectors = _load(o)
+    for path in o.files:
+        with open(path, "rb") as file:
+            first = file.readline()
+        if first.lstrip(b"\xef\xbb\xbf").startswith(b":"):
+            found = evaluate_analogies(vectors, path, encoding=o.encoding)
+            for section, (correct, total) in found.sections.items():
+                print(f"{correct / total:7.1%}  {correct:6} of {total:6}  {section}")
+            share = f"{found.accuracy:7.1%}" if found.total else "   none"
+            print(f"{share}  {found.correct:6} of {found.total:6}  {path}; {found.skipped} with unknown words left out")
+        else:
+            pairs = evaluate_pairs(vectors, path, encoding=o.encoding)
+            print(
+                f"Spearman {pairs.spearman:.3f}  Pearson {pairs.pearson:.3f}  {pairs.used} pairs of {path}; "
+                f"{pairs.skipped} with unknown words left out"
+            )
+
+
+def _plot(o: argparse.Namespace) -> None:
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError("the picture needs matplotlib: pip install matplotlib") from None
+    _check_target(o.out)
+    vectors = _load(o)
+    if o.count < 1:
+        raise ValueError(f"--count must be 1 or more, got {o.count}")
+    words = o.words or vectors.words[: o.count]
+    points = vectors.unit[[vectors.row(w) for w in words]]
+    points = points - points.mean(0)
+    u, s, _ = torch.linalg.svd(points, full_matrices=False)
+    xy = torch.nn.functional.pad(u * s, (0, 2))[:, :2]
+    figure = Figure(figsize=(8, 8), layout="tight")
+    axes = figure.add_subplot()
+    axes.scatter(xy[:, 0].tolist(), xy[:, 1].tolist(), s=8)
+    for word, (x, y) in zip(words, xy.tolist(), strict=True):
+        axes.annotate(word.replace("$", r"\$"), (x, y), fontsize=8)
+    axes.set_xlabel("first principal component")
+    axes.set_ylabel("second")
+    figure.savefig(o.out)
+    print(o.out)
