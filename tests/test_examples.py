@@ -1,0 +1,270 @@
+"""The programs in examples/ in tiny settings, on stand-ins for their data: what they write and say, not how well they
+learn."""
+
+from __future__ import annotations
+
+import gzip
+import importlib
+import itertools
+import math
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+ENTRIES = r"""
+Arrive \Ar*rive"\, v. i. [imp. & p. p. {Arrived}; p. pr. & vb. n.
+   {Arriving}.] [OE. ariven, F. arriver, fr. LL. adripare [=a]
+   {ad} + ripa.]
+   1. To come to the shore or bank. In present usage: To come in
+      progress by water, or by traveling on land; -- followed by
+      at. [Obs.] --Chaucer.
+      [1913 Webster]
+
+            If at great things thou wouldst arrive. --Milton.
+      [1913 Webster]
+
+Arroba \Ar*ro"ba\, n. (Zool.)
+   A {Spanish} weight. [1913 Webster] Arrobaa
+
+Audita querela \Au*di"ta que*re"la\ [L., the complaint having
+   been heard.] (Law)
+   A writ which lies for a party.
+   [1913 Webster]
+
+Nothing \Noth"ing\, n.
+   [1913 Webster]
+"""
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """One thread, since matrices this small gain nothing from more; examples/ where imports are sought."""
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    """A folder with a dictionary of 216 words."""
+    syllables = ("ba", "do", "kin", "mel", "su", "ra")
+    kinds = {"n.": "A thing of", "v. t.": "To make of", "a.": "Like", "adv.": "In the manner of"}
+    text = ENTRIES
+    for i, (a, b, c) in enumerate(itertools.product(syllables, repeat=3)):
+        kind = list(kinds)[i % 4]
+        marked = f'{a}*{b}"{c}' if i % 2 else f'{a}"{b}*{c}'
+        text += f"\n{a}{b}{c} \\{marked}\\, {kind}\n   {kinds[kind]} {a} and {b}; {c}.\n   [1913 Webster]\n"
+    (tmp_path / "gcide.dict.dz").write_bytes(gzip.compress(text.encode()))
+    return tmp_path
+
+
+def example(name: str) -> ModuleType:
+    return importlib.import_module(name)
+
+
+# -------------------------------------------------------------------------------------------------------------- common
+
+
+def test_entries() -> None:
+    common = example("_common")
+    arrive, arroba, audita = common.read_entries(ENTRIES)
+    assert arrive[:3] == ("Arrive", 'Ar*rive"', "v. i.")
+    assert arrive.definition.startswith("To come to the shore or bank. In present usage: To come in progress by water")
+    assert "Chaucer" not in arrive.definition
+    assert arroba == ("Arroba", 'Ar*ro"ba', "n.", "A Spanish weight.")
+    assert audita == ("Audita querela", 'Au*di"ta que*re"la', "", "A writ which lies for a party.")
+
+
+def test_a_dictionary_that_cannot_be_fetched_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    common = example("_common")
+    monkeypatch.setenv("PATH", str(tmp_path))  # no apt-get there
+    with pytest.raises(SystemExit, match=r"apt-get install dict-gcide, or put its gcide\.dict\.dz into"):
+        common.fetch_dictionary(tmp_path / "cache", "gcide.dict.dz")
+
+
+def test_a_fetched_dictionary_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    common = example("_common")
+
+    def package_tools(command: list[str], cwd: str, **_: object) -> None:
+        if command[0] == "apt-get":
+            (Path(cwd) / "dict-gcide_1_all.deb").touch()
+        else:
+            (Path(cwd) / "usr/share/dictd").mkdir(parents=True)
+            (Path(cwd) / "usr/share/dictd/gcide.dict.dz").write_bytes(gzip.compress(ENTRIES.encode()))
+
+    monkeypatch.setattr(common.subprocess, "run", package_tools)
+    common.fetch_dictionary(tmp_path / "new", "gcide.dict.dz")
+    monkeypatch.setattr(common.subprocess, "run", None)
+    assert [entry.word for entry in common.dictionary(tmp_path / "new")] == ["Arrive", "Arroba", "Audita querela"]
+
+
+def test_a_spelling_is_held_out_whatever_its_case() -> None:
+    common = example("_common")
+    words = [f"word{i}" for i in range(2000)]
+    assert 150 < sum(map(common.held_out, words)) < 250
+    assert all(common.held_out(word) == common.held_out(word.upper()) for word in words)
+
+
+def test_alphabet_and_batches() -> None:
+    common = example("_common")
+    alphabet = common.Alphabet.of(["cab"])
+    assert alphabet.encode("abcx") == [4, 5, 6, common.UNK]
+    assert alphabet.decode([common.BOS, 4, common.UNK, 6, common.EOS, 5]) == "ac"
+    lengths = torch.arange(1, 24)
+    found = common.batches(lengths, 5, 2, 0)
+    assert torch.cat(found).sort().values.tolist() == sorted([*range(23)] * 2)
+    assert [b.tolist() for b in found] == [b.tolist() for b in common.batches(lengths, 5, 2, 0)]
+
+
+def test_ctrl_c_ends_the_training_only(capsys: pytest.CaptureFixture[str]) -> None:
+    common = example("_common")
+    model = torch.nn.Linear(1, 1)
+
+    def loss(i: int) -> torch.Tensor:
+        if i == 3:
+            raise KeyboardInterrupt
+        return model(torch.ones(1)).sum()
+
+    assert len(common.fit(model, range(10), loss, lr=0.1)) == 3
+    assert "training stopped after 3 of 10 batches" in capsys.readouterr().out
+    assert not model.training
+
+
+def test_saved_models(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common = example("_common")
+    model = torch.nn.Linear(2, 3)
+    common.save(tmp_path / "a" / "model.pt", model, config=(2, 3))
+    loaded, facts = common.load(tmp_path / "a" / "model.pt", lambda facts: torch.nn.Linear(*facts["config"]), "cpu")
+    assert torch.equal(loaded.weight, model.weight)
+    assert facts == {"config": (2, 3)}
+    with pytest.raises(SystemExit, match="No saved model at"):
+        common.load(tmp_path / "model.pt", torch.nn.Linear, "cpu")
+    with pytest.raises(SystemExit, match="is not a model that this program saves now"):
+        common.load(tmp_path / "a" / "model.pt", lambda facts: torch.nn.Linear(1, 1), "cpu")
+
+
+def test_without_tqdm_and_matplotlib(tmp_path: Path) -> None:
+    """No bar and no picture, and all else works."""
+    for name in ("tqdm", "matplotlib"):
+        (tmp_path / f"{name}.py").write_text(f"raise ImportError(name={name!r})")
+    code = (
+        f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(EXAMPLES)!r}]; import _common as c, pathlib, torch\n"
+        "m = torch.nn.Linear(1, 1); print(len(c.fit(m, [0, 1], lambda i: m(torch.ones(1)).sum(), lr=0.1)))\n"
+        "c.draw(pathlib.Path('x.png'), (1, 1), print)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert run.stdout.splitlines() == ["2", "no x.png: pip install matplotlib for the picture"], run.stderr
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in EXAMPLES.glob("[a-z]*.py")))
+def test_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for package in ("babel", "matplotlib", "tqdm"):
+        pytest.importorskip(package)
+    with pytest.raises(SystemExit) as ended:
+        example(name).main(["--help"])
+    assert ended.value.code == 0
+    printed = capsys.readouterr().out
+    for option in ("--device", "--seed", "--out"):
+        assert option in printed
+
+
+# ----------------------------------------------------------------------------------------------------------- syllables
+
+
+def test_marks() -> None:
+    syllables = example("syllables")
+    for marked in ('mel"an*chol`y', 'High"-step`per', "a", 'la"'):
+        letters, marks = syllables.split_marks(marked)
+        assert letters == re.sub('["`*]', "", marked)
+        assert syllables.join_marks(letters, marks) == marked
+    assert syllables.split_marks('ba*do"') == ("bado", [0, 1, 0, 2])
+
+
+def test_windows_back_off() -> None:
+    windows = example("syllables").Windows({"bado": [0, 1, 0, 2], "babo": [0, 1, 0, 2], "kin": [0, 0, 0]})
+    assert windows.predict("bado") == [0, 1, 0, 2]
+    assert windows.predict("zado") == [0, 1, 0, 2]  # z is new: nothing
+    assert windows.predict("zz") == [0, 0]
+
+
+def test_syllables(cache: Path, capsys: pytest.CaptureFixture[str], cpu_path: None) -> None:
+    syllables = example("syllables")
+    tiny = [f"--out={cache}", f"--cache={cache}", "--epochs=2", "--hidden=5", "--embedding=4", "--batch-size=16"]
+    syllables.main(tiny)
+    printed = capsys.readouterr().out
+    assert re.search(r"both ways, two layers +\d+ +[\d.]+% +[\d.]+% +[\d.]+%\n", printed)
+    assert re.search(r"of two layers: [+-][\d.]+ points against the windows, [+-]", printed)
+    syllables.main([*tiny, "--divide", "Badokin", "x"])
+    badokin, x = capsys.readouterr().out.splitlines()
+    assert re.sub('["`*]', "", badokin) == "badokin"
+    assert x[0] == "x"
+
+
+# ------------------------------------------------------------------------------------------------------ language model
+
+
+def test_ngrams_are_what_counting_by_hand_gives() -> None:
+    model = example("language_model")
+    train, test = torch.tensor([[3, 4, 4, 5]]), torch.tensor([[4, 4, 5]])
+    # Counts of what follows the first: 4 twice, 5 once; of two kinds. V = 8.
+    one = [(2 + 2 / 8) / 5, (1 + 2 / 8) / 5]
+    # After 4 came 4 once and 5 once.
+    two = [(1 + 2 * p) / 4 for p in one]
+    expected = [math.exp(-sum(map(math.log, p)) / 2) for p in (one, two)]
+    assert model.ngram_perplexity(train, test, 8, 2) == pytest.approx(expected)
+
+
+def test_sampling_and_beam_follow_the_model(cpu_path: None) -> None:
+    """A model that gives each character the same probabilities: 4: 0.5, 5: 0.3, the end: 0.2."""
+    example_ = example("language_model")
+    model = example_.LanguageModel("LSTM", 6, 3, 3).eval()
+    with torch.no_grad():
+        model.predict.weight.zero_()
+        model.predict.bias.copy_(torch.tensor([0, 0, 0, 0.2, 0.5, 0.3]).log())
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(**options: float) -> set[int]:
+        return {i for _ in range(30) for i in example_.sample(model, [4], generator, longest=5, **options)}
+
+    assert draw() == {3, 4, 5}
+    assert draw(temperature=0.01) == draw(top_k=1) == draw(top_p=0.4) == {4}
+    assert draw(top_k=2) == draw(top_p=0.7) == {4, 5}
+    # log p / length ** 0.7 is best for the longest of 4s
+    assert example_.beam(model, [4], 3, longest=5) == [4] * 5
+
+
+def test_gradient_by_distance_is_autograds(cpu_path: None) -> None:
+    torch.manual_seed(0)
+    example_ = example("language_model")
+    model = example_.LanguageModel("GRU", 6, 3, 4).eval()
+    text = torch.randint(0, 6, (2, 5))
+    curve = example_.gradient_by_distance(model, text)
+    inputs = model.embedding(text[:1, :-1]).detach().requires_grad_()
+    logits = model.predict(model.rnn(inputs)[0])[0, -1]
+    (-logits.log_softmax(-1)[text[0, -1]]).backward()
+    other = example_.gradient_by_distance(model, text[1:])
+    assert inputs.grad is not None
+    torch.testing.assert_close(curve, (inputs.grad[0].norm(dim=-1).flip(0) + other) / 2)
+
+
+def test_language_model(cache: Path, capsys: pytest.CaptureFixture[str], cpu_path: None) -> None:
+    example_ = example("language_model")
+    tiny = [f"--out={cache}", f"--cache={cache}", "--epochs=1", "--hidden=6", "--embedding=4", "--batch-size=4"]
+    example_.main([*tiny, "--words", "bado"])
+    printed = capsys.readouterr().out
+    for kind in ("RNN", "GRU", "LSTM"):
+        assert re.search(rf"{kind} +\d+ +\d+\.\d+\n", printed)
+    assert re.search(r"the best of the n-grams, -?[\d.]+% below the RNN", printed)
+    assert "\nbado:\n    temperature 1 " in printed
+    example_.main([*tiny, "--define", "kin"])
+    assert "kin:\n    temperature 1 " in capsys.readouterr().out
