@@ -23,3 +23,11 @@ def test_there_are_snippets() -> None:
 @pytest.mark.parametrize("snippet", SNIPPETS, ids=range(len(SNIPPETS)))
 def test_snippet_runs(snippet: str) -> None:
     exec(compile(snippet, "README.md", "exec"), {})
+
+
+def test_each_feature_has_its_test() -> None:
+    rows = re.findall(r"^\| .* \| (`\w+::.*`) \|$", README, re.MULTILINE)
+    assert len(rows) > 15
+    for file, name in re.findall(r"`(\w+)::(\w+)`", " ".join(rows)):
+        source = (pathlib.Path(__file__).parent / f"test_{file}.py").read_text()
+        assert f"def test_{name}(" in source, f"{file}::{name}"
