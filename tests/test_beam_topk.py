@@ -295,6 +295,7 @@ def test_many_of_few_values(path: Path, k: int) -> None:
 def test_chunked_torch_path(cpu_path: None, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
     # Large enough that only the best chunks are read again, of which the last is a part; in three blocks, and in one.
     monkeypatch.setattr(cpu_beam_topk, "BLOCK_ELEMENTS", block)
+    monkeypatch.setattr(cpu_beam_topk, "DIRECT", 0)
     logits = steps(3, 2, 40_003)
     logits[1, :, 5:] = -INF
     logits[2, 1] = NAN

@@ -13,7 +13,7 @@ CHUNK = 64
 # 4 MB of fp32: a block's log-softmax is written and read again within the cache.
 BLOCK_ELEMENTS = 2**20
 # Up to so many logits all values are built at once.
-DIRECT = 2**17
+DIRECT = 2**19
 FEW = 64
 
 
