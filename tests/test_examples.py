@@ -268,3 +268,114 @@ def test_language_model(cache: Path, capsys: pytest.CaptureFixture[str], cpu_pat
     assert "\nbado:\n    temperature 1 " in printed
     example_.main([*tiny, "--define", "kin"])
     assert "kin:\n    temperature 1 " in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------------------------------------------ part of speech
+
+
+def test_classes_of_entries() -> None:
+    example_ = example("part_of_speech")
+    entry = example("_common").Entry
+    kinds = {
+        "n.": 0,
+        "prop. n. pl.": 0,
+        "v.": 1,
+        "v. t. & i.": 1,
+        "a.": 2,
+        "adj.": 2,
+        "adv.": 3,
+        "n. & v.": None,
+        "": None,
+    }
+    for part, label in kinds.items():
+        samples = example_.read_samples([entry("x", "x", part, "To run; a 3rd.")])
+        assert [sample.label for sample in samples] == ([] if label is None else [label]), part
+    assert samples == []
+    assert example_.words_of("To run; a 3rd.") == ["to", "run", ";", "a", "rd", "."]
+
+
+def test_confusion_and_f1() -> None:
+    example_ = example("part_of_speech")
+    table = example_.confusion(torch.tensor([0, 0, 1, 3]), torch.tensor([0, 2, 1, 3]))
+    assert table.tolist() == [[1, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 0], [0, 0, 0, 1]]
+    assert example_.macro_f1(table) == pytest.approx((2 / 3 + 1 + 0 + 1) / 4)
+
+
+def test_the_mean_knows_no_order_and_neither_reads_padding(cpu_path: None) -> None:
+    example_ = example("part_of_speech")
+    torch.manual_seed(0)
+    rows, lengths = torch.tensor([[4, 5, 6, 0], [6, 4, 5, 0]]), torch.tensor([3, 3])
+    for kind, same in ((example_.MeanOfVectors, True), (example_.Reader, False)):
+        model = kind(8, 3).eval()
+        p = example_.predict(model, rows, lengths)
+        assert torch.allclose(p[0], p[1], atol=1e-6) is same
+        torch.testing.assert_close(example_.predict(model, rows[:, :3], lengths), p)
+
+
+def test_part_of_speech(cache: Path, capsys: pytest.CaptureFixture[str], cpu_path: None) -> None:
+    example_ = example("part_of_speech")
+    tiny = [f"--out={cache}", f"--cache={cache}", "--size=6", "--batch-size=8", "--epochs=6", "--lr=0.03"]
+    example_.main(tiny)
+    printed = capsys.readouterr().out
+    # The stand-in's first word decides; the table's rows are sums of what was said.
+    assert re.search(r"first word says +100.00% +100.00%", printed)
+    assert re.search(r"GRU, in order +\d+ +100.00% +100.00%", printed)
+    assert "GRU: " in printed
+    assert "+0.00 against the first word" in printed
+    example_.main([*tiny, "--tell", "To make of ba and do", "?"])
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.endswith("To make of ba and do")
+    assert float(re.search(r"verb +([\d.]+)%", line)[1]) > 50
+
+
+# --------------------------------------------------------------------------------------------------------------- names
+
+
+def test_names_of_places() -> None:
+    pytest.importorskip("babel")
+    example_ = example("names")
+    names = {(example_.LANGUAGES[name.language], name.place): name.text for name in example_.read_names()}
+    assert names["fi", "DE"] == "Saksa"
+    assert names["de", "Europe/Rome"] == "Rom"
+    assert len(set(names.values())) < len(names)  # languages share some
+    assert ("de", "276") not in names
+
+
+def test_ngrams_of_names_sum_to_one() -> None:
+    pytest.importorskip("babel")
+    ngrams = example("names").NGrams([[4, 5, 3], [4, 4, 3], [5, 3]], [0, 1, 0], 6)
+    for language in (0, 1, 2):
+        for before in ([], [4], [4, 4], [1, 2, 4]):
+            ends = [
+                ngrams.log_prob([*before, symbol], language) - ngrams.log_prob(before, language) for symbol in range(6)
+            ]
+            assert sum(map(math.exp, ends)) == pytest.approx(1)
+    assert ngrams.log_prob([4, 4, 3], 1) > ngrams.log_prob([4, 4, 3], 0)
+
+
+def test_names_log_probability_is_that_of_the_letters(cpu_path: None) -> None:
+    pytest.importorskip("babel")
+    example_, common = example("names"), example("_common")
+    torch.manual_seed(0)
+    model = example_.Writer(7, 2, 3, 4).eval()
+    rows, _ = common.pad([[4, 5, common.EOS], [6, common.EOS]])
+    found = example_.log_prob(model, rows, torch.tensor([1, 0]))
+    logits, _ = model(torch.tensor([[common.BOS, 6]]), torch.tensor([0]))
+    expected = logits[0].log_softmax(-1)[[0, 1], [6, common.EOS]].sum()
+    torch.testing.assert_close(found[1], expected)
+
+
+def test_names(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, cpu_path: None
+) -> None:
+    pytest.importorskip("babel")
+    example_ = example("names")
+    names = [example_.Name(i % 2, f"p{i}", ("ba", "do")[i % 2] * (1 + i % 3) + "xyz"[i % 3]) for i in range(60)]
+    monkeypatch.setattr(example_, "read_names", lambda: names)
+    tiny = [f"--out={tmp_path}", "--epochs=1", "--hidden=5", "--embedding=4", "--batch-size=8", "--count=2"]
+    example_.main([*tiny, "--languages", "af", "az"])
+    printed = capsys.readouterr().out
+    assert re.search(r"GRU, told the language +\d+ +[\d.]+\n", printed)
+    assert re.search(r"below the n-grams, -?[\d.]+% below the GRU that is not told", printed)
+    example_.main([*tiny, "--write", "af"])
+    assert capsys.readouterr().out.startswith("af   Afrikaans    ")
