@@ -49,10 +49,12 @@ from seqops.kernels import (
     config,
     gru,
     gru_cho,
+    logistic,
     lstm,
     lstm_projected,
     recurrent,
     row_update,
+    rows,
     sampler,
 )
 
@@ -288,12 +290,45 @@ def row_update_launches() -> Iterator[Launch]:
             yield Launch(row_update.row_update_kernel, what, types, constants, cfg.num_warps, cfg)
 
 
+def row_launches() -> Iterator[Launch]:
+    """Word vectors of 300 features, 21 rows a pair, drawn and given; and few features."""
+    fixed = dict.fromkeys(("scores_ptr", "coefficients_ptr", "shares_ptr", "loss_ptr", "slopes_ptr"), "*fp32")
+    fixed |= dict.fromkeys(("rows_ptr", "ids_ptr", "slots_ptr", "nodes_ptr", "threshold_ptr", "alias_ptr"), "*i32")
+    fixed |= dict.fromkeys(("items_ptr", "index_ptr", "target_ptr", "negatives_ptr", "seed_ptr", "offsets_ptr"), "*i64")
+    fixed |= {"signs_ptr": "*i8", "positive_weight": "fp32"}
+    fixed |= dict.fromkeys(("B", "M", "V", "R", "N", "tiles", "classes", "padding_idx"), "i32")
+    for name, D in itertools.product(DTYPES, (300, 20)):
+        cfg, scatter = config.rows(D), config.ROW_SCATTER
+        block_d = min(scatter.block_d, max(16, triton.next_power_of_2(D)))
+        items = {"D": D, "BLOCK_B": cfg.block_b, "BLOCK_D": cfg.block_d}
+        items["BLOCK_R"] = logistic.block_r(cfg.block_b, 21)
+        places = {"D": D, "PLACES": scatter.places, "BLOCK_D": block_d}
+        drawn = {"negatives_ptr": None, "ATTEMPTS": 16}
+        given = {"threshold_ptr": None, "alias_ptr": None, "seed_ptr": None, "ATTEMPTS": 1}
+        for kernel, label, constants, row in (
+            (rows.row_scores_kernel, "", items, cfg),
+            (rows.row_sums_kernel, "", items, cfg),
+            (logistic.negative_sampling_fwd_kernel, "drawn ", items | drawn, cfg),
+            (logistic.negative_sampling_fwd_kernel, "given ", items | given, cfg),
+            (logistic.hierarchical_softmax_fwd_kernel, "", items, cfg),
+            (rows.row_scatter_kernel, "", places, scatter),
+            (rows.row_scatter_shares_kernel, "", places | {"BLOCK_T": scatter.block_t}, scatter),
+        ):
+            types = {n: fixed.get(n, f"*{name}") for n in kernel.arg_names if n not in constants}
+            own = {n: c for n, c in constants.items() if n in kernel.arg_names}
+            # A row for few features is made from the default.
+            yield Launch(
+                kernel, f"{label}{name} D={D}", types, own, row.num_warps, scatter if row is scatter else config.ROWS
+            )
+
+
 def launches(target: str, max_hidden: int) -> Iterator[Launch]:
     yield from recurrent_launches(target, max_hidden)
     yield from attention_launches()
     yield from beam_launches()
     yield from row_update_launches()
     yield from sampler_launches()
+    yield from row_launches()
 
 
 def _configs(value: Any) -> Iterator[Any]:

@@ -9,13 +9,25 @@ import torch
 import triton
 import triton.language as tl
 
-__all__ = ["device_guard", "dot_precision", "grid_barrier", "resident_limits", "sigmoid", "tanh"]
+__all__ = ["device_guard", "dot_precision", "grid_barrier", "resident_limits", "sigmoid", "softplus", "tanh"]
 
 
 @triton.jit
 def sigmoid(x):
     """1 / (1 + e^-x); e^-x may overflow to inf, whose reciprocal is the right 0."""
     return 1.0 / (1.0 + tl.exp(-x))
+
+
+@triton.jit
+def softplus(x):
+    """log(1 + e^x) of fp32, finite for every finite x: max(x, 0) + log1p(e^-|x|).
+
+    log1p(t) as log(u) * t / (u - 1) with u = 1 + t: what rounding takes from u, it takes from both.
+    """
+    t = tl.exp(-tl.abs(x))
+    u = 1.0 + t
+    rest = tl.where(u == 1.0, t, tl.log(u) * (t / tl.where(u == 1.0, 1.0, u - 1.0)))
+    return tl.where(x < 0.0, 0.0, x) + rest
 
 
 @triton.jit

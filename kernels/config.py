@@ -24,6 +24,8 @@ __all__ = [
     "PROJECTED_FWD",
     "RNN_BWD",
     "RNN_FWD",
+    "ROWS",
+    "ROW_SCATTER",
     "ROW_UPDATE",
     "AttentionConfig",
     "BeamTopKConfig",
@@ -33,6 +35,7 @@ __all__ = [
     "RowUpdateConfig",
     "attention",
     "recurrent",
+    "rows",
 ]
 
 
@@ -233,5 +236,34 @@ class RowUpdateConfig:
     num_warps: int
 
 
+@dataclass(frozen=True)
+class RowsConfig:
+    """A program owns block_b items, each with rows of its own, and reads block_d features at once."""
+
+    block_b: int
+    block_d: int
+    num_warps: int
+
+
+@dataclass(frozen=True)
+class RowScatterConfig:
+    """A program sums `places` places at which a row stands, block_d features of each, and block_t shares at once."""
+
+    places: int
+    block_d: int
+    block_t: int
+    num_warps: int
+
+
 # Chosen from the compile matrix, not yet from measurements.
 ROW_UPDATE = RowUpdateConfig(4)
+ROWS = RowsConfig(16, 128, 4)
+ROW_SCATTER = RowScatterConfig(32, 128, 16, 1)
+
+
+def rows(features: int) -> RowsConfig:
+    """The default, with more items where there are few features."""
+    block_b, block_d = ROWS.block_b, ROWS.block_d
+    while block_d // 2 >= max(16, features):
+        block_b, block_d = block_b * 2, block_d // 2
+    return replace(ROWS, block_b=block_b, block_d=block_d)

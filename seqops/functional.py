@@ -3,9 +3,11 @@
 from .ops.additive_attention import additive_attention
 from .ops.beam_topk import BeamTopK, beam_topk
 from .ops.gru import gru, gru_cell
+from .ops.hierarchical_softmax_loss import hierarchical_softmax_loss
 from .ops.layer_norm_gru import layer_norm_gru, layer_norm_gru_cell
 from .ops.layer_norm_lstm import layer_norm_lstm, layer_norm_lstm_cell
 from .ops.lstm import lstm, lstm_cell
+from .ops.negative_sampling_loss import negative_sampling_loss
 from .ops.rnn import rnn, rnn_cell
 
 __all__ = [
@@ -14,12 +16,14 @@ __all__ = [
     "beam_topk",
     "gru",
     "gru_cell",
+    "hierarchical_softmax_loss",
     "layer_norm_gru",
     "layer_norm_gru_cell",
     "layer_norm_lstm",
     "layer_norm_lstm_cell",
     "lstm",
     "lstm_cell",
+    "negative_sampling_loss",
     "rnn",
     "rnn_cell",
 ]

@@ -14,12 +14,14 @@ __all__ = [
     "beam_topk",
     "gru",
     "gru_cell",
+    "hierarchical_softmax_loss",
     "layer_norm_gru",
     "layer_norm_gru_cell",
     "layer_norm_lstm",
     "layer_norm_lstm_cell",
     "lstm",
     "lstm_cell",
+    "negative_sampling_loss",
     "rnn",
     "rnn_cell",
 ]
@@ -384,3 +386,78 @@ def beam_topk(
         values = torch.where(mask[:, None] if mask.dim() == 2 else mask, values, -torch.inf)
     best, flat = torch.sort(values.flatten(1), dim=1, descending=True, stable=True)
     return best[:, :k], flat[:, :k] // V, flat[:, :k] % V
+
+
+def _is_one(ids: Tensor, padding_idx: int | None) -> Tensor:
+    """Which ids are not none."""
+    return (ids >= 0) & (ids != (-1 if padding_idx is None else padding_idx))
+
+
+def _rows(table: Tensor, ids: Tensor, inside: Tensor) -> Tensor:
+    """table[ids] in float32 at least, 0 where an id is none."""
+    rows = table[torch.where(inside, ids, 0).long()]
+    return torch.where(inside[..., None], rows.to(torch.promote_types(table.dtype, torch.float32)), 0)
+
+
+def _pairs(
+    in_weight: Tensor, center: Tensor, target: Tensor, padding_idx: int | None, mode: str
+) -> tuple[Tensor, Tensor]:
+    """h [B,D] of each pair's centre or bag of centres, and which pairs have both a centre and a target."""
+    bags = center if center.dim() == 2 else center[:, None]
+    member = _is_one(bags, padding_idx)
+    h = _rows(in_weight, bags, member).sum(1)
+    h = h / member.sum(1, keepdim=True).clamp(min=1) if mode == "mean" else h
+    return h, member.any(1) & _is_one(target, padding_idx)
+
+
+def _reduced(terms: Tensor, present: Tensor, weight: Tensor | None, reduction: str) -> Tensor:
+    loss = torch.where(present, terms.sum(1), 0)
+    loss = loss if weight is None else torch.where(present, loss * weight, 0)
+    if reduction == "none":
+        return loss
+    return loss.sum() if reduction == "sum" else loss.sum() / present.sum()
+
+
+def negative_sampling_loss(
+    in_weight: Tensor,
+    out_weight: Tensor,
+    center: Tensor,
+    target: Tensor,
+    negatives: Tensor,
+    *,
+    padding_idx: int | None = None,
+    mode: str = "mean",
+    weight: Tensor | None = None,
+    positive_weight: float = 1.0,
+    collision: str = "skip",
+    reduction: str = "mean",
+) -> Tensor:
+    h, present = _pairs(in_weight, center, target, padding_idx, mode)
+    target = target[:, None]
+    inside = _is_one(negatives, padding_idx) & ((negatives != target) | (collision == "keep"))
+    positive = (h[:, None] * _rows(out_weight, target, present[:, None])).sum(-1)
+    negative = (h[:, None] * _rows(out_weight, negatives, inside)).sum(-1)
+    terms = torch.where(inside, -F.logsigmoid(-negative), 0)
+    return _reduced(torch.cat((-positive_weight * F.logsigmoid(positive), terms), 1), present, weight, reduction)
+
+
+def hierarchical_softmax_loss(
+    in_weight: Tensor,
+    node_weight: Tensor,
+    center: Tensor,
+    target: Tensor,
+    tree: Any,
+    *,
+    padding_idx: int | None = None,
+    mode: str = "mean",
+    weight: Tensor | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    h, present = _pairs(in_weight, center, target, padding_idx, mode)
+    target = torch.where(present, target, 0).long()
+    place = tree.offsets[target][:, None] + torch.arange(tree.max_depth, device=target.device)
+    inside = place < tree.offsets[target + 1][:, None]
+    place = torch.where(inside, place, 0)
+    scores = (h[:, None] * _rows(node_weight, tree.nodes[place], inside)).sum(-1)
+    terms = torch.where(inside, -F.logsigmoid(tree.signs[place] * scores), 0)
+    return _reduced(terms, present, weight, reduction)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from seqops import functional, reference
+from seqops.embeddings import HuffmanTree
 
 __all__ = ["CASES", "Case"]
 
@@ -239,6 +240,71 @@ def norm_options(joint: bool, norm_cell: bool | None = None) -> Callable[..., di
     return options
 
 
+def pairs(V: int, D: int, B: int, rows: int, other: str) -> dict[str, Tensor]:
+    """Two tables of V and `rows` rows, small so that sigmoid has its slope, and weights of the pairs."""
+    return {
+        "in_weight": randn(V, D, seed=1, scale=0.5),
+        other: randn(rows, D, seed=2),
+        "weight": randn(B, seed=3).abs(),
+    }
+
+
+def ids(*shape: int, below: int, seed: int, low: int = 0, dtype: torch.dtype = torch.int64) -> Tensor:
+    return torch.randint(low, below, shape, dtype=dtype, generator=torch.Generator().manual_seed(seed))
+
+
+def negative_sampling_loss(B: int, K: int, V: int, D: int, W: int = 0) -> dict[str, Tensor]:
+    return pairs(V, D, B, V, "out_weight")
+
+
+def hierarchical_softmax_loss(B: int, V: int, D: int, W: int = 0) -> dict[str, Tensor]:
+    return pairs(V, D, B, max(0, V - 1), "node_weight")
+
+
+def center_and_target(B: int, V: int, W: int | None = None, low: int = -1, seed: int = 0, **_: int) -> dict[str, Any]:
+    center = ids(B, *(() if W is None else (W,)), below=V, seed=11 + seed, low=low)
+    return {"center": center, "target": ids(B, below=V, seed=12 + seed, low=low), "reduction": "none"}
+
+
+def tree_counts(V: int) -> list[int]:
+    return [1 + 5 * v % 7 + 40 * (v == V - 1) for v in range(V)]
+
+
+def negative_sampling_usual(B: int, K: int, V: int, **sizes: int) -> dict[str, Any]:
+    return center_and_target(B, V, **sizes) | {"negatives": ids(B, K, below=V, seed=13)}
+
+
+def hierarchical_softmax_usual(B: int, V: int, **sizes: int) -> dict[str, Any]:
+    return center_and_target(B, V, **sizes) | {"counts": tree_counts(V)}
+
+
+def pair_options(draw: Callable[..., Any], B: int, V: int, W: int | None = None, **_: int) -> dict[str, Any]:
+    seed, dtype = draw(st.integers(0, 9), label="ids' seed"), draw(st.sampled_from([torch.int32, torch.int64]))
+    options = center_and_target(B, V, W, low=draw(st.sampled_from([-1, 0]), label="lowest id"), seed=seed)
+    options["center"] = options["center"].to(dtype)
+    options["padding_idx"] = draw(st.one_of(st.none(), st.integers(0, V - 1)), label="padding_idx")
+    options["mode"] = draw(st.sampled_from(["mean", "sum"]), label="mode")
+    return options | {"reduction": draw(st.sampled_from(["none", "sum", "mean"]), label="reduction")}
+
+
+def negative_sampling_options(draw: Callable[..., Any], B: int, K: int, V: int, **sizes: int) -> dict[str, Any]:
+    options = pair_options(draw, B=B, V=V, **sizes)
+    options["negatives"] = ids(B, K, below=V, seed=draw(st.integers(0, 9), label="negatives' seed"), low=-1)
+    options["positive_weight"] = draw(st.sampled_from([1.0, 0.3]), label="positive_weight")
+    return options | {"collision": draw(st.sampled_from(["skip", "keep"]), label="collision")}
+
+
+def hierarchical_softmax_options(draw: Callable[..., Any], V: int, **sizes: int) -> dict[str, Any]:
+    return pair_options(draw, V=V, **sizes) | {"counts": tree_counts(V)}
+
+
+def with_tree(fn: Callable[..., Any]) -> Callable[..., Any]:
+    def flat(in_weight: Any, counts: list[int], **rest: Any) -> Any:
+        return fn(in_weight, tree=HuffmanTree(counts, device=getattr(in_weight, "device", None)), **rest)
+
+    return flat
+
+
 def no_options(draw: Callable[..., Any], **_: int) -> dict[str, Any]:
     return {}
 
@@ -397,6 +463,33 @@ CASES = {
             beam_options,
             frozenset("B"),
             usual=lambda **_: {"k": 1},
+        ),
+        *(
+            Case(
+                f"negative_sampling_loss{label}",
+                "negative_sampling_loss",
+                negative_sampling_loss,
+                {"B": 40, "K": 5, "V": 9, "D": 20} | sizes,
+                negative_sampling_options,
+                frozenset("BKD") | frozenset(sizes),
+                (frozenset({"weight"}),),
+                negative_sampling_usual,
+            )
+            for label, sizes in (("", {}), (" of bags", {"W": 4}))
+        ),
+        *(
+            Case(
+                f"hierarchical_softmax_loss{label}",
+                "hierarchical_softmax_loss",
+                hierarchical_softmax_loss,
+                {"B": 40, "V": 9, "D": 20} | sizes,
+                hierarchical_softmax_options,
+                frozenset("BD") | frozenset(sizes),
+                (frozenset({"weight"}),),
+                hierarchical_softmax_usual,
+                with_tree,
+            )
+            for label, sizes in (("", {}), (" of bags", {"W": 4}))
         ),
     )
 }

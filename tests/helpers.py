@@ -16,7 +16,7 @@ LAYOUTS = ("contiguous", "transposed", "strided", "expanded")
 
 def randn(*shape: int, seed: int, scale: float = 1.0) -> Tensor:
     """float64 values that float32 holds exactly, so that the truth and what is tested start from the same numbers."""
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).mul_(scale).double()
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).mul_(scale).double()
 
 
 def relayout(tensor: Tensor, layout: str) -> Tensor:

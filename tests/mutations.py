@@ -28,6 +28,8 @@ NN, LSTM_NN = "seqops/nn/_recurrent.py", "seqops/nn/lstm.py"
 ATTENTION, ATTENTION_CPU = "kernels/additive_attention.py", "seqops/cpu/additive_attention.py"
 ATTENTION_OPS = "seqops/ops/additive_attention.py"
 BEAM, BEAM_CPU, SEARCH = "kernels/beam_topk.py", "seqops/cpu/beam_topk.py", "seqops/decoding/beams.py"
+ROWS, LOGISTIC, LOGISTIC_OPS = "kernels/rows.py", "kernels/logistic.py", "seqops/ops/_logistic.py"
+ROWS_CPU, LOGISTIC_CPU = "seqops/cpu/rows.py", "seqops/cpu/logistic.py"
 REGISTER, AUTOGRAD, CONFIG = "seqops/ops/_register.py", "seqops/ops/_autograd.py", "kernels/config.py"
 GRU_TESTS = "tests/test_gru.py tests/test_every_op.py -k gru"
 GRU_KERNEL_TESTS = "tests/test_gru.py tests/test_every_op.py -k 'gru and interpreter'"
@@ -44,6 +46,7 @@ LAYER_NORM_TESTS = "tests/test_layer_norm.py -k 'gradcheck or padding'"
 BEAM_KERNEL_TESTS = "tests/test_beam_topk.py tests/test_every_op.py -k 'beam and interpreter'"
 SAMPLER_TESTS = "tests/test_sampler.py"
 SEARCH_TESTS = "tests/test_beam_search.py tests/test_beam_search_options.py tests/test_error_analysis.py"
+LOSS_TESTS = "tests/test_negative_sampling_loss.py tests/test_hierarchical_softmax_loss.py -k"
 TORCH_TESTS = "tests/test_torch_integration.py"
 COMPILE_TESTS = "tests/test_compile.py -k 90"
 
@@ -170,6 +173,22 @@ FAULTS = [
     Fault("row update, torch path: clips all rows", "seqops/cpu/row_update.py", "norm.clamp(min=clip)", "norm", "tests/test_row_update.py -k 'cpu and loop and clipped'"),
     Fault("trainer: a target is its own negative", "seqops/embeddings/training.py", "beta=-share, alpha=share", "beta=-share, alpha=0 * share", "tests/test_training.py -k 'step_is_that and negative-adagrad'"),
     Fault("trainer: a resumed one begins its block again", "seqops/embeddings/training.py", "self.position = (epoch, number, step)", "self.position = (epoch, number, 0)", "tests/test_training.py -k resumed"),
+    # Losses over rows of tables.
+    Fault("rows: a row that began in another tile is written twice", ROWS, "whole = ends & (began_before == 0) & (current >= 0)", "whole = ends & (current >= 0)", LOSS_TESTS + " 'all_places and interpreter'"),
+    Fault("rows: shares of the first tile forgotten", ROWS, "shared = (ends | leaves) & (began_before | leaves)", "shared = (ends | leaves) & began_before", LOSS_TESTS + " 'all_places and interpreter'"),
+    Fault("rows: table's end not looked at", ROWS, "ids = torch.where(ids < num_rows, ids, -1)", "ids = ids.clone()", LOSS_TESTS + " 'out_of_range and interpreter'"),
+    Fault("logistic: slope without its sign", LOGISTIC, "-sign * factor * sigmoid(x)", "factor * sigmoid(x)", LOSS_TESTS + " 'learns or large_scores and interpreter'"),
+    Fault("logistic: weight of the positive forgotten", LOGISTIC, "factor = tl.where(r == 0, positive_weight, 1.0)", "factor = tl.where(r == 0, 1.0, 1.0)", LOSS_TESTS + " 'padding and interpreter'"),
+    Fault("logistic: padding is drawn", LOGISTIC, "            banned = row == padding_idx\n", "            banned = row == -1\n", LOSS_TESTS + " 'drawn_negatives and interpreter'"),
+    Fault("logistic: drawn again as before", LOGISTIC, "key, first + number, attempt, again, V)", "key, first + number, 0, again, V)", LOSS_TESTS + " 'drawn_negatives and interpreter'"),
+    Fault("logistic: one node too many", LOGISTIC, "mask=mask & (r < length[:, None])", "mask=mask & (r <= length[:, None])", LOSS_TESTS + " 'sum_to_one and interpreter'"),
+    Fault("logistic: NaN of what is left out", LOGISTIC_OPS, "loss = torch.where(present, loss * weight, 0)", "loss = loss * weight", LOSS_TESTS + " 'left_out and cpu'"),
+    Fault("logistic: an empty bag has a pair", LOGISTIC_OPS, "member.any(1) if bags else member", "member.all(1) | True if bags else member", LOSS_TESTS + " 'padding and cpu'"),
+    Fault("logistic: mean over all pairs", LOGISTIC_OPS, "loss.sum() / present.sum()", "loss.mean()", LOSS_TESTS + " 'padding and cpu'", quick=True),
+    Fault("torch path: softplus that is linear too soon", LOGISTIC_CPU, "F.softplus(scores, threshold=50.0), scores.sigmoid_()\n    slopes", "F.softplus(scores, threshold=5.0), scores.sigmoid_()\n    slopes", "tests/test_negative_sampling_loss.py -k 'dtypes and cpu'"),
+    Fault("torch path: collision with none", LOGISTIC_CPU, "banned = drawn == target if attempts else None", "banned = drawn == target if attempts > 1 else None", LOSS_TESTS + " 'all_places and cpu'"),
+    Fault("torch path: sums of 16 bits", ROWS_CPU, "return table[used].float(), ids", "return table[used], ids", LOSS_TESTS + " 'dtypes and cpu'"),
+    Fault("torch path: a gradient's row of another item", ROWS_CPU, "items = order if per == 1 else order // per", "items = order if per == 1 else order % per", LOSS_TESTS + " 'all_places and cpu'"),
     # Beam top-k and beam search.
     Fault("pack: ties to the highest index", BEAM, "(0x7FFFFFFF - index).to(tl.int64)", "index.to(tl.int64)", BEAM_KERNEL_TESTS),
     Fault("pack: NaN in no order", BEAM, "bits = tl.where(value == value, bits, 0x7FFFFFFF)", "bits = tl.where(value == value, bits, 0)", BEAM_KERNEL_TESTS),

@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 import seqops
 from seqops import functional, nn
+from seqops.embeddings import HuffmanTree
 
 pytestmark = pytest.mark.usefixtures("cpu_path")
 
@@ -49,6 +50,11 @@ def op_arguments(dtype: torch.dtype) -> dict[str, list[tuple[Any, ...]]]:
     _, parents, tokens, normalizer = torch.ops.seqops.beam_topk_fwd(logits, scores, 4, None, 1.0, False)
     allowed = torch.rand(3, 7).expand(2, 3, 7) < 0.8
     ids = torch.tensor([1, 0], dtype=torch.int32)
+    alias = (torch.tensor([-1, 7], dtype=torch.int32), ids, torch.tensor([3, 1]))
+    center, target = torch.tensor([1, 0, -1]), torch.tensor([0, 1, 1], dtype=torch.int32)
+    rows = torch.tensor([[0, 1], [-1, 1], [2, 2]])
+    tree = HuffmanTree([1, 2, 3])
+    paths = (tree.nodes, tree.signs, tree.offsets, tree.max_depth)
     return {
         "rnn_sequence_fwd": [
             (r(T, B, I), r(B, H), *gates(1), lengths, reset, r(B, H), None, None, 1, True, False, False),
@@ -156,16 +162,31 @@ def op_arguments(dtype: torch.dtype) -> dict[str, list[tuple[Any, ...]]]:
             (rand(2, 3, 5, dtype=wide), query, keys, v, mask, ends, *needs)
             for needs in ((True, True, True), (False, True, False))
         ],
-        "alias_draw": [(torch.tensor([-1, 7], dtype=torch.int32), ids, torch.tensor([3, 1]), 5)],
         "row_update_": [
             (r(5, 3), torch.tensor([4, 0, 4]), r(3, 3), 0.1, rand(5, dtype=wide).abs(), None, 1e-10),
             (r(5, 3), torch.tensor([4, 0, 4]), r(3, 3), 0.1, None, 0.5, 1e-10),
         ],
+        "alias_draw": [(*alias, 5)],
         "beam_topk_fwd": [
             (logits, scores, 4, None, 1.0, False),
             (logits, scores, 1, allowed, 0.5, False),
             (logits, scores, 2, allowed, 1.0, True),
         ],
+        "negative_sampling_fwd": [
+            (r(3, 4), center, r(2, 4), target, rows % 2, None, None, None, 2, 1, -1, 0.5, False),
+            (r(3, 4), None, r(2, 4), target, None, *alias, 2, 16, 1, 1.0, False),
+        ],
+        "hierarchical_softmax_fwd": [
+            (r(3, 4), center, r(2, 4), target, *paths, False),
+            (r(3, 4), None, r(2, 4), target, *paths, False),
+        ],
+        "row_scores": [(r(3, 4), r(3, 4), rows, False)],
+        "row_sums": [(r(3, 4), rows, rand(3, 2, dtype=wide), False)],
+        "row_scatter": [
+            (rand(3, 4, dtype=wide), None, rand(3, 2, dtype=wide), rows, 5, dtype),
+            (r(2, 4), target, rand(3, 2, dtype=wide), rows, 3, dtype),
+        ],
+        "row_scatter_sparse": [(r(2, 4), target, rand(3, 2, dtype=wide), rows, 3, dtype)],
         "beam_topk_bwd": [(rand(2, 4, dtype=wide), logits, normalizer, parents, tokens, 2.0)],
     }
 
@@ -196,7 +217,7 @@ def test_op_called_by_itself_is_differentiated_or_refuses(op: str) -> None:
     if not any(isinstance(a, Tensor) and a.is_floating_point() for a in arguments):
         pytest.skip("nothing to derive")
     arguments = tuple(a.requires_grad_() if isinstance(a, Tensor) and a.is_floating_point() else a for a in arguments)
-    if "bwd" in op or op.endswith("_"):
+    if "bwd" in op or "scatter" in op or op.endswith("_"):
         with pytest.raises(RuntimeError, match="cannot be differentiated"):
             getattr(torch.ops.seqops, op)(*arguments)
         return
@@ -218,6 +239,12 @@ class Model(torch.nn.Module):
         self.normed_gru_cell, self.normed_lstm_cell = nn.LayerNormGRUCell(2 * H, 6), nn.LayerNormLSTMCell(6, 6)
         self.attention = nn.AdditiveAttention(6, query_dim=2 * H, key_dim=2 * H)
         self.rnn_cell, self.lstm_cell, self.cell = nn.RNNCell(6, 6), nn.LSTMCell(6, 6), nn.GRUCell(6, 4)
+        self.negative_sampling, self.hierarchical_softmax = (
+            nn.NegativeSampling(7, 3),
+            nn.HierarchicalSoftmax([1] * 7, 3),
+        )
+        torch.nn.init.normal_(self.negative_sampling.out_weight)
+        self.register_buffer("ids", torch.arange(7))
 
     def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
         y, _ = self.gru(x, lengths=lengths)
@@ -227,7 +254,9 @@ class Model(torch.nn.Module):
         context, _ = self.attention(y, y, lengths=lengths)
         h = self.normed_lstm_cell(self.normed_gru_cell(context.flatten(0, 1)))[0]
         logits = self.cell(self.lstm_cell(self.rnn_cell(h))[0]).view(*context.shape[:2], 4)
-        return functional.beam_topk(logits, torch.zeros_like(logits[..., 0], dtype=torch.float32), 3).scores
+        scores = functional.beam_topk(logits, torch.zeros_like(logits[..., 0], dtype=torch.float32), 3).scores
+        loss = self.negative_sampling(self.ids, self.ids, self.ids[:, None].flip(0))
+        return scores + loss + self.hierarchical_softmax(self.ids[:5, None], self.ids[:5])
 
 
 @pytest.fixture

@@ -1,10 +1,12 @@
-"""Modules with torch.nn's constructors, state_dicts and errors, on seqops' ops."""
+"""Modules with torch.nn's constructors, state_dicts and errors, on seqops' ops; losses with their tables."""
 
 from .additive_attention import AdditiveAttention
 from .gru import GRU, GRUCell
+from .hierarchical_softmax import HierarchicalSoftmax
 from .layer_norm_gru import LayerNormGRU, LayerNormGRUCell
 from .layer_norm_lstm import LayerNormLSTM, LayerNormLSTMCell
 from .lstm import LSTM, LSTMCell
+from .negative_sampling import NegativeSampling
 from .rnn import RNN, RNNCell
 
 __all__ = [
@@ -13,10 +15,12 @@ __all__ = [
     "RNN",
     "AdditiveAttention",
     "GRUCell",
+    "HierarchicalSoftmax",
     "LSTMCell",
     "LayerNormGRU",
     "LayerNormGRUCell",
     "LayerNormLSTM",
     "LayerNormLSTMCell",
+    "NegativeSampling",
     "RNNCell",
 ]

@@ -3,9 +3,11 @@
 from .additive_attention import additive_attention
 from .beam_topk import BeamTopK, beam_topk
 from .gru import gru, gru_cell
+from .hierarchical_softmax_loss import hierarchical_softmax_loss
 from .layer_norm_gru import layer_norm_gru, layer_norm_gru_cell
 from .layer_norm_lstm import layer_norm_lstm, layer_norm_lstm_cell
 from .lstm import lstm, lstm_cell
+from .negative_sampling_loss import negative_sampling_loss
 from .rnn import rnn, rnn_cell
 
 __all__ = [
@@ -14,12 +16,14 @@ __all__ = [
     "beam_topk",
     "gru",
     "gru_cell",
+    "hierarchical_softmax_loss",
     "layer_norm_gru",
     "layer_norm_gru_cell",
     "layer_norm_lstm",
     "layer_norm_lstm_cell",
     "lstm",
     "lstm_cell",
+    "negative_sampling_loss",
     "rnn",
     "rnn_cell",
 ]

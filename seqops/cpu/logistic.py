@@ -1,0 +1,120 @@
+"""Logistic losses over gathered rows in plain torch: negative sampling, hierarchical softmax."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .rows import check_ids, compute_dtype, scores_of
+from .sampler import alias_draw, draw_at
+
+__all__ = ["hierarchical_softmax_fwd", "negative_sampling_fwd"]
+
+
+def _items(op: str, source: Tensor, index: Tensor | None, target: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """The items' own vectors, any where an item is left out, and their targets int64, there -1."""
+    check_ids(op, "target", target, classes, low=-1)
+    target = target.to(torch.int64)
+    if index is None:
+        return source.to(compute_dtype(source.dtype)), target
+    check_ids(op, "center", index, source.shape[0], low=-1)
+    hidden = source.index_select(0, index.clamp(min=0)).to(compute_dtype(source.dtype))
+    return hidden, target.masked_fill(index < 0, -1)
+
+
+def negative_sampling_fwd(
+    source: Tensor,
+    index: Tensor | None,
+    weight: Tensor,
+    target: Tensor,
+    negatives: Tensor | None,
+    threshold: Tensor | None,
+    alias: Tensor | None,
+    seed: Tensor | None,
+    num_negatives: int,
+    attempts: int,
+    padding_idx: int,
+    positive_weight: float,
+    sparse: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See `seqops.ops.negative_sampling_loss`."""
+    op, V = "negative_sampling_loss", weight.shape[0]
+    hidden, target = _items(op, source, index, target, V)
+    target = target[:, None]
+    if threshold is not None and alias is not None and seed is not None:
+        drawn = _drawn(threshold, alias, seed, target, num_negatives, attempts, padding_idx)
+    elif negatives is not None:
+        check_ids(op, "negatives", negatives, V, low=-1)
+        drawn = negatives.to(torch.int64)
+    else:
+        raise ValueError(f"{op}: neither negatives nor a sampler")
+    banned = drawn == target if attempts else None
+    if padding_idx >= 0:
+        banned = drawn == padding_idx if banned is None else banned.logical_or_(drawn == padding_idx)
+    if banned is not None:
+        drawn = drawn.masked_fill(banned, -1)
+    rows = torch.cat((target, drawn), 1).masked_fill_(target < 0, -1)
+    # softplus(x) of x = -s for the target, s for a negative; its slope in s is sigmoid(x), of x's sign.
+    scores = scores_of(hidden, weight, rows)
+    scores[:, 0].neg_()
+    loss, slopes = F.softplus(scores, threshold=50.0), scores.sigmoid_()
+    slopes[:, 0].neg_()
+    if positive_weight != 1:
+        loss[:, 0] *= positive_weight
+        slopes[:, 0] *= positive_weight
+    return _present(loss, slopes, rows)
+
+
+def _drawn(
+    threshold: Tensor,
+    alias: Tensor,
+    seed: Tensor,
+    target: Tensor,
+    num_negatives: int,
+    attempts: int,
+    padding_idx: int,
+) -> Tensor:
+    """Negatives [B,K]; where one is the target, or padding, the next attempt's, until there are no more attempts."""
+    drawn = alias_draw(threshold, alias, seed, target.shape[0] * num_negatives).view(-1, num_negatives)
+    for attempt in range(1, attempts):
+        b, k = ((drawn == target) | (drawn == padding_idx)).nonzero(as_tuple=True)
+        if not b.numel():
+            break
+        drawn[b, k] = draw_at(threshold, alias, seed[:1], seed[1:] + b * num_negatives + k, attempt)
+    return drawn
+
+
+def hierarchical_softmax_fwd(
+    source: Tensor,
+    index: Tensor | None,
+    weight: Tensor,
+    target: Tensor,
+    nodes: Tensor,
+    signs: Tensor,
+    offsets: Tensor,
+    depth: int,
+    sparse: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See `seqops.ops.hierarchical_softmax_loss`."""
+    hidden, target = _items("hierarchical_softmax_loss", source, index, target, offsets.shape[0] - 1)
+    own = target.clamp(min=0)
+    start, end = offsets[own], torch.where(target >= 0, offsets[own + 1], 0)
+    place = start[:, None] + torch.arange(depth, device=target.device)
+    inside = place < end[:, None]
+    if not depth or not nodes.numel():
+        rows = place.fill_(-1)
+        return _present(hidden.new_zeros(rows.shape), hidden.new_zeros(rows.shape), rows)
+    place = place.masked_fill_(~inside, 0)
+    rows = nodes[place].masked_fill_(~inside, -1)
+    sign = signs[place].to(hidden.dtype)
+    scores = scores_of(hidden, weight, rows).mul_(sign).neg_()
+    return _present(F.softplus(scores, threshold=50.0), scores.sigmoid_().mul_(sign).neg_(), rows)
+
+
+def _present(loss: Tensor, slopes: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Each item's loss, the slopes and the rows as int32; what is absent counts 0."""
+    absent = rows < 0
+    if bool(absent.any()):
+        loss, slopes = loss.masked_fill_(absent, 0), slopes.masked_fill_(absent, 0)
+    return loss.sum(1), slopes, rows.to(torch.int32)

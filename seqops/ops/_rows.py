@@ -1,0 +1,155 @@
+"""Rows of a table: scores, weighted sums and gradients summed by row; their registration and their gradients.
+
+A row number below 0 stands for none: it scores 0 and has no gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ._autograd import once_differentiable
+from ._checks import check_device, check_shape
+from ._register import register
+
+__all__ = ["check_ids", "check_sparse", "compute_dtype", "kernel_takes", "row_gradient", "row_scores", "row_sums"]
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Of scores, sums and losses: float32, or float64 where the tables are."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def check_ids(op: str, name: str, ids: Tensor, shape: Sequence[int | str], first_name: str, first: Tensor) -> None:
+    check_shape(op, name, ids, shape)
+    if ids.dtype not in (torch.int32, torch.int64):
+        raise TypeError(f"{op}: {name} must be int32 or int64, got {ids.dtype}")
+    check_device(op, name, ids, first_name, first)
+
+
+def check_sparse(op: str, sparse: bool) -> None:
+    if sparse and torch.compiler.is_compiling():
+        raise NotImplementedError(f"{op}: sparse=True cannot be compiled: how many rows a gradient has, its data say")
+
+
+def row_gradient(
+    source: Tensor, index: Tensor | None, coefficients: Tensor, rows: Tensor, like: Tensor, sparse: bool
+) -> Tensor:
+    """The gradient of the table `like`: the sum over [N,R] of coefficients * source[index[n]] at row rows[n,r].
+
+    Its rows are summed in the order of the batch, whatever runs beside: the result repeats to the bit.
+    """
+    if not sparse:
+        dense: Tensor = torch.ops.seqops.row_scatter(source, index, coefficients, rows, like.shape[0], like.dtype)
+        return dense
+    ids, values = torch.ops.seqops.row_scatter_sparse(source, index, coefficients, rows, like.shape[0], like.dtype)
+    return torch.sparse_coo_tensor(ids[None], values, like.shape, is_coalesced=True, check_invariants=False)
+
+
+def row_scores(hidden: Tensor, weight: Tensor, rows: Tensor, *, sparse: bool = False) -> Tensor:
+    """hidden[b] . weight[rows[b,r]], [B,R] in fp32, or fp64 where the table is."""
+    scores: Tensor = torch.ops.seqops.row_scores(hidden, weight, rows, sparse)
+    return scores
+
+
+def row_sums(table: Tensor, rows: Tensor, coefficients: Tensor, *, sparse: bool = False) -> Tensor:
+    """The sum of coefficients[b,r] * table[rows[b,r]], [B,D] in fp32, or fp64 where the table is."""
+    sums: Tensor = torch.ops.seqops.row_sums(table, rows, coefficients, sparse)
+    return sums
+
+
+class RowScores(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, rows: Tensor, sparse: bool) -> Tensor:
+        ctx.sparse = sparse
+        ctx.save_for_backward(hidden, weight, rows)
+        return row_scores(hidden, weight, rows, sparse=sparse)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, saved: Sequence[Tensor], dscores: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight, rows = saved
+        need_hidden, need_weight, *_ = ctx.needs_input_grad
+        dhidden = row_sums(weight, rows, dscores).to(hidden.dtype) if need_hidden else None
+        dweight = row_gradient(hidden, None, dscores, rows, weight, ctx.sparse) if need_weight else None
+        return dhidden, dweight, None, None
+
+
+class RowSums(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, rows: Tensor, coefficients: Tensor, sparse: bool) -> Tensor:
+        ctx.sparse = sparse
+        ctx.save_for_backward(table, rows, coefficients)
+        return row_sums(table, rows, coefficients, sparse=sparse)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, saved: Sequence[Tensor], dsums: Tensor) -> tuple[Tensor | None, ...]:
+        table, rows, coefficients = saved
+        need_table, _, need_coefficients, _ = ctx.needs_input_grad
+        dtable = row_gradient(dsums, None, coefficients, rows, table, ctx.sparse) if need_table else None
+        dcoefficients = row_scores(dsums, table, rows).to(coefficients.dtype) if need_coefficients else None
+        return dtable, None, dcoefficients, None
+
+
+def _scores_fake(hidden: Tensor, weight: Tensor, rows: Tensor, sparse: bool) -> Tensor:
+    return weight.new_empty(rows.shape, dtype=compute_dtype(weight.dtype))
+
+
+def _sums_fake(table: Tensor, rows: Tensor, coefficients: Tensor, sparse: bool) -> Tensor:
+    return table.new_empty(rows.shape[0], table.shape[1], dtype=compute_dtype(table.dtype))
+
+
+def _scatter_fake(
+    source: Tensor, index: Tensor | None, coefficients: Tensor, rows: Tensor, num_rows: int, dtype: torch.dtype
+) -> Tensor:
+    return source.new_empty(num_rows, source.shape[1], dtype=dtype)
+
+
+def _scatter_sparse_fake(
+    source: Tensor, index: Tensor | None, coefficients: Tensor, rows: Tensor, num_rows: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    used = torch.library.get_ctx().new_dynamic_size()
+    return rows.new_empty(used, dtype=torch.int64), source.new_empty(used, source.shape[1], dtype=dtype)
+
+
+def kernel_takes(first: Tensor, *_: Any) -> bool:
+    return first.dtype != torch.float64
+
+
+# rows int [B,R]. Gives [B,R].
+register(
+    "row_scores(Tensor hidden, Tensor weight, Tensor rows, bool sparse) -> Tensor",
+    "rows",
+    _scores_fake,
+    kernel_takes,
+    RowScores,
+)
+# Gives [B,D]: the sum of coefficients[b,r] * table[rows[b,r]], in fp32, or fp64 where the table is.
+register(
+    "row_sums(Tensor table, Tensor rows, Tensor coefficients, bool sparse) -> Tensor",
+    "rows",
+    _sums_fake,
+    kernel_takes,
+    RowSums,
+)
+# rows and coefficients [N,R]; index [N], N source rows in order where None. Gives [num_rows, D]: at each row the sum of
+# coefficients[n,r] * source[index[n]] over where it stands, in fp32 or fp64, then rounded once.
+register(
+    "row_scatter(Tensor source, Tensor? index, Tensor coefficients, Tensor rows, SymInt num_rows, ScalarType dtype) "
+    "-> Tensor",
+    "rows",
+    _scatter_fake,
+    kernel_takes,
+)
+# The same for the rows that stand in `rows` alone: their numbers, ascending, and their sums.
+register(
+    "row_scatter_sparse(Tensor source, Tensor? index, Tensor coefficients, Tensor rows, SymInt num_rows, "
+    "ScalarType dtype) -> (Tensor, Tensor)",
+    "rows",
+    _scatter_sparse_fake,
+    kernel_takes,
+)
