@@ -38,6 +38,9 @@ def pytest_configure(config: pytest.Config) -> None:
     hypothesis.settings.register_profile("usual", usual)
     hypothesis.settings.register_profile("thorough", usual, max_examples=500, derandomize=False, print_blob=True)
     hypothesis.settings.load_profile("usual")
+    if hasattr(config, "workerinput"):
+        # A process among several, with -n: each has its core.
+        torch.set_num_threads(1)
     if INTERPRET and importlib.util.find_spec("triton") is not None:
         import hardened_interpreter
 
