@@ -40,8 +40,9 @@ def composition(in_weight: Tensor, node_weight: Tensor, center: Tensor, target: 
     return torch.where(inside, F.softplus(-paths.signs[place] * scores), 0).sum(1).mean()
 
 
-def ours(in_weight: Tensor, **rest: Tensor) -> Tensor:
-    return functional.hierarchical_softmax_loss(in_weight, tree=tree(in_weight.shape[0], in_weight.device), **rest)
+def ours(in_weight: Tensor, node_weight: Tensor, center: Tensor, target: Tensor) -> Tensor:
+    paths = tree(in_weight.shape[0], in_weight.device)
+    return functional.hierarchical_softmax_loss(in_weight, node_weight, center, target, paths)
 
 
 def work(p: Problem) -> Work:
