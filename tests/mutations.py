@@ -177,7 +177,7 @@ FAULTS = [
     Fault("rows: a row that began in another tile is written twice", ROWS, "whole = ends & (began_before == 0) & (current >= 0)", "whole = ends & (current >= 0)", LOSS_TESTS + " 'all_places and interpreter'"),
     Fault("rows: shares of the first tile forgotten", ROWS, "shared = (ends | leaves) & (began_before | leaves)", "shared = (ends | leaves) & began_before", LOSS_TESTS + " 'all_places and interpreter'"),
     Fault("rows: table's end not looked at", ROWS, "ids = torch.where(ids < num_rows, ids, -1)", "ids = ids.clone()", LOSS_TESTS + " 'out_of_range and interpreter'"),
-    Fault("logistic: slope without its sign", LOGISTIC, "-sign * factor * sigmoid(x)", "factor * sigmoid(x)", LOSS_TESTS + " 'learns or large_scores and interpreter'"),
+    Fault("logistic: slope without its sign", LOGISTIC, "-sign * factor * sigmoid(x)", "factor * sigmoid(x)", LOSS_TESTS + " 'large_scores and interpreter'"),
     Fault("logistic: weight of the positive forgotten", LOGISTIC, "factor = tl.where(r == 0, positive_weight, 1.0)", "factor = tl.where(r == 0, 1.0, 1.0)", LOSS_TESTS + " 'padding and interpreter'"),
     Fault("logistic: padding is drawn", LOGISTIC, "            banned = row == padding_idx\n", "            banned = row == -1\n", LOSS_TESTS + " 'drawn_negatives and interpreter'"),
     Fault("logistic: drawn again as before", LOGISTIC, "key, first + number, attempt, again, V)", "key, first + number, 0, again, V)", LOSS_TESTS + " 'drawn_negatives and interpreter'"),
