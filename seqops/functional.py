@@ -2,6 +2,7 @@
 
 from .ops.additive_attention import additive_attention
 from .ops.beam_topk import BeamTopK, beam_topk
+from .ops.glove_loss import glove_loss
 from .ops.gru import gru, gru_cell
 from .ops.hierarchical_softmax_loss import hierarchical_softmax_loss
 from .ops.layer_norm_gru import layer_norm_gru, layer_norm_gru_cell
@@ -14,6 +15,7 @@ __all__ = [
     "BeamTopK",
     "additive_attention",
     "beam_topk",
+    "glove_loss",
     "gru",
     "gru_cell",
     "hierarchical_softmax_loss",

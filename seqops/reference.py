@@ -12,6 +12,7 @@ from torch import Tensor
 __all__ = [
     "additive_attention",
     "beam_topk",
+    "glove_loss",
     "gru",
     "gru_cell",
     "hierarchical_softmax_loss",
@@ -439,6 +440,28 @@ def negative_sampling_loss(
     negative = (h[:, None] * _rows(out_weight, negatives, inside)).sum(-1)
     terms = torch.where(inside, -F.logsigmoid(-negative), 0)
     return _reduced(torch.cat((-positive_weight * F.logsigmoid(positive), terms), 1), present, weight, reduction)
+
+
+def glove_loss(
+    weight: Tensor,
+    context_weight: Tensor,
+    bias: Tensor,
+    context_bias: Tensor,
+    i: Tensor,
+    j: Tensor,
+    x: Tensor,
+    *,
+    x_max: float = 100.0,
+    alpha: float = 0.75,
+    reduction: str = "mean",
+) -> Tensor:
+    present = (i >= 0) & (j >= 0)
+    i, j = torch.where(present, i, 0).long(), torch.where(present, j, 0).long()
+    wide = torch.promote_types(weight.dtype, torch.float32)
+    score = (weight[i].to(wide) * context_weight[j].to(wide)).sum(1) + bias[i].to(wide) + context_bias[j].to(wide)
+    share = (x.to(wide) / x_max).pow(alpha).clamp(max=1)
+    loss = torch.where(present, share * (score - x.to(wide).log()).square(), 0)
+    return loss if reduction == "none" else loss.sum() if reduction == "sum" else loss.sum() / present.sum()
 
 
 def hierarchical_softmax_loss(

@@ -266,6 +266,28 @@ def center_and_target(B: int, V: int, W: int | None = None, low: int = -1, seed:
     return {"center": center, "target": ids(B, below=V, seed=12 + seed, low=low), "reduction": "none"}
 
 
+def glove_loss(N: int, V: int, D: int) -> dict[str, Tensor]:
+    return {
+        "weight": randn(V, D, seed=1, scale=0.5),
+        "context_weight": randn(V + 1, D, seed=2),
+        "bias": randn(V, seed=3),
+        "context_bias": randn(V + 1, seed=4),
+    }
+
+
+def glove_usual(N: int, V: int, low: int = -1, seed: int = 0, **_: int) -> dict[str, Any]:
+    pairs = {"i": ids(N, below=V, seed=11 + seed, low=low), "j": ids(N, below=V + 1, seed=12 + seed, low=low)}
+    return pairs | {"x": randn(N, seed=13 + seed).exp(), "x_max": 2.0, "reduction": "none"}
+
+
+def glove_options(draw: Callable[..., Any], N: int, V: int, **_: int) -> dict[str, Any]:
+    low = draw(st.sampled_from([-1, 0]), label="lowest id")
+    options = glove_usual(N, V, low, draw(st.integers(0, 9), label="ids' seed"))
+    options["i"] = options["i"].to(draw(st.sampled_from([torch.int32, torch.int64])))
+    options["alpha"] = draw(st.sampled_from([0.75, 0.0, 1.0]), label="alpha")
+    return options | {"reduction": draw(st.sampled_from(["none", "sum", "mean"]), label="reduction")}
+
+
 def tree_counts(V: int) -> list[int]:
     return [1 + 5 * v % 7 + 40 * (v == V - 1) for v in range(V)]
 
@@ -490,6 +512,15 @@ CASES = {
                 with_tree,
             )
             for label, sizes in (("", {}), (" of bags", {"W": 4}))
+        ),
+        Case(
+            "glove_loss",
+            "glove_loss",
+            glove_loss,
+            {"N": 40, "V": 9, "D": 20},
+            glove_options,
+            frozenset("ND"),
+            usual=glove_usual,
         ),
     )
 }

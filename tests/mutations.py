@@ -121,6 +121,8 @@ FAULTS = [
     Fault("LayerNormGRU: r's factor by n's input", "seqops/cpu/layer_norm_gru.py", "sigmoid_slope(by_n * gh_n, r", "sigmoid_slope(by_n, r", LAYER_NORM_TESTS),
     Fault("LayerNormLSTM: the cell's norm forgotten", "seqops/cpu/layer_norm_lstm.py", "norm_c.back(by_h, raw_t[t], mean_c_t[t], rstd_c_t[t]) if norm_cell else by_h", "by_h", LAYER_NORM_TESTS),
     Fault("LayerNorm: NaN in padding reaches the weights", "seqops/ops/_layer_norm.py", "(x,) = without_padding(lengths, x)", "x = x.clone()", LAYER_NORM_TESTS),
+    Fault("GloVe: counts above x_max weigh more", "seqops/ops/glove_loss.py", ".pow(alpha).clamp(max=1)", ".pow(alpha)", "tests/test_glove_loss.py -k 'test_glove_loss and cpu'"),
+    Fault("GloVe: a pair that is left out counts", "seqops/ops/glove_loss.py", "count = torch.where(present, x.detach(), 1).to(dtype)", "count = x.detach().to(dtype)", "tests/test_glove_loss.py -k 'test_glove_loss and cpu'"),
     Fault("torch path: zoneout adds to z", CPU_WALK, "torch.addcmul(kept, 1 - kept, share)", "torch.add(kept, share)", GRU_TESTS),
     Fault("torch path: zoneout forgotten in z's gradient", CPU, "(h_prev - n).mul_(1 - zoneout)", "(h_prev - n)", GRU_TESTS),
     Fault("torch path: heads exchanged", CPU_WALK, "reshape(-1, heads, D, D).permute(1, 3, 0, 2)", "reshape(-1, heads, D, D).flip(1).permute(1, 3, 0, 2)", GRU_TESTS),

@@ -243,6 +243,7 @@ class Model(torch.nn.Module):
             nn.NegativeSampling(7, 3),
             nn.HierarchicalSoftmax([1] * 7, 3),
         )
+        self.glove = nn.GloVe(7, 3)
         torch.nn.init.normal_(self.negative_sampling.out_weight)
         self.register_buffer("ids", torch.arange(7))
 
@@ -256,6 +257,7 @@ class Model(torch.nn.Module):
         logits = self.cell(self.lstm_cell(self.rnn_cell(h))[0]).view(*context.shape[:2], 4)
         scores = functional.beam_topk(logits, torch.zeros_like(logits[..., 0], dtype=torch.float32), 3).scores
         loss = self.negative_sampling(self.ids, self.ids, self.ids[:, None].flip(0))
+        loss = loss + self.glove(self.ids, self.ids.flip(0), 1.0 + self.ids)
         return scores + loss + self.hierarchical_softmax(self.ids[:5, None], self.ids[:5])
 
 

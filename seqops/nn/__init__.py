@@ -1,6 +1,7 @@
 """Modules with torch.nn's constructors, state_dicts and errors, on seqops' ops; losses with their tables."""
 
 from .additive_attention import AdditiveAttention
+from .glove import GloVe
 from .gru import GRU, GRUCell
 from .hierarchical_softmax import HierarchicalSoftmax
 from .layer_norm_gru import LayerNormGRU, LayerNormGRUCell
@@ -15,6 +16,7 @@ __all__ = [
     "RNN",
     "AdditiveAttention",
     "GRUCell",
+    "GloVe",
     "HierarchicalSoftmax",
     "LSTMCell",
     "LayerNormGRU",

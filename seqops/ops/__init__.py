@@ -2,6 +2,7 @@
 
 from .additive_attention import additive_attention
 from .beam_topk import BeamTopK, beam_topk
+from .glove_loss import glove_loss
 from .gru import gru, gru_cell
 from .hierarchical_softmax_loss import hierarchical_softmax_loss
 from .layer_norm_gru import layer_norm_gru, layer_norm_gru_cell
@@ -14,6 +15,7 @@ __all__ = [
     "BeamTopK",
     "additive_attention",
     "beam_topk",
+    "glove_loss",
     "gru",
     "gru_cell",
     "hierarchical_softmax_loss",

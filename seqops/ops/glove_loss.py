@@ -1,0 +1,91 @@
+"""GloVe's loss: the public function, made of the differentiable row ops."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..cpu.rows import check_ids as check_range
+from ._checks import check_device, check_dtypes, check_shape
+from ._rows import check_ids, check_sparse, compute_dtype, row_scores, row_sums
+
+__all__ = ["glove_loss"]
+
+
+def glove_loss(
+    weight: Tensor,
+    context_weight: Tensor,
+    bias: Tensor,
+    context_bias: Tensor,
+    i: Tensor,
+    j: Tensor,
+    x: Tensor,
+    *,
+    x_max: float = 100.0,
+    alpha: float = 0.75,
+    reduction: str = "mean",
+    sparse: bool = False,
+) -> Tensor:
+    """GloVe: weighted least squares of the logarithms of co-occurrence counts.
+
+    loss[n] = min(1, (x[n] / x_max)^alpha) * (weight[i[n]] . context_weight[j[n]] + bias[i[n]] + context_bias[j[n]]
+                                              - log(x[n]))^2
+
+    Args:
+        weight, context_weight: [V, D] and [U, D], fp16, bf16, fp32 or fp64; they may be one tensor. Products, losses
+            and sums are fp32 for 16 bits, and a row's gradient is rounded once.
+        bias, context_bias: [V] and [U], of the same dtype.
+        i, j: int32 or int64 [N]; -1: the pair is left out, loss and gradient 0.
+        x: [N], the counts, above 0, in fp32, fp64 or the tables' dtype. They have no gradient.
+        x_max, alpha: from which count on a pair counts in full, and how its weight falls below; above 0, at least 0.
+        reduction: "none", "sum", or "mean" over the pairs that are not left out.
+        sparse: gradients of weight and context_weight as coalesced sparse COO tensors, of the rows that occur; not
+            inside torch.compile.
+
+    Returns:
+        [N] where reduction is "none", else a scalar; fp32, or fp64 where the tables are.
+
+    Raises:
+        ValueError: a shape, a device or an option does not fit; on a CPU, an id is out of range or a count is not above
+            0. On a GPU, where to look would make the host wait, such a pair is left out. TypeError: a dtype does not
+            fit. RuntimeError: on a second derivative.
+
+    Source: Pennington, Socher and Manning 2014, doi:10.3115/v1/D14-1162; their program trains with half of this loss.
+    """
+    op = "glove_loss"
+    check_shape(op, "weight", weight, ("V", "D"))
+    check_shape(op, "context_weight", context_weight, ("U", weight.shape[1]))
+    check_shape(op, "bias", bias, weight.shape[:1])
+    check_shape(op, "context_bias", context_bias, context_weight.shape[:1])
+    check_dtypes(op, weight=weight, context_weight=context_weight, bias=bias, context_bias=context_bias)
+    check_sparse(op, sparse)
+    if reduction not in ("none", "mean", "sum"):
+        raise ValueError(f"{op}: reduction must be one of 'none', 'mean', 'sum', got {reduction!r}")
+    if not x_max > 0 or not alpha >= 0:
+        raise ValueError(f"{op}: x_max must be above 0 and alpha at least 0, got {x_max} and {alpha}")
+    check_ids(op, "i", i, ("N",), "weight", weight)
+    check_ids(op, "j", j, i.shape, "weight", weight)
+    check_shape(op, "x", x, i.shape)
+    check_device(op, "x", x, "weight", weight)
+    dtype = compute_dtype(weight.dtype)
+    if x.dtype not in (weight.dtype, torch.float32, torch.float64):
+        raise TypeError(f"{op}: x must be {dtype}, got {x.dtype}")
+    if not torch.compiler.is_compiling():
+        check_range(op, "i", i, weight.shape[0], low=-1)
+        check_range(op, "j", j, context_weight.shape[0], low=-1)
+        if x.device.type == "cpu" and not bool((x > 0).all()):
+            raise ValueError(f"{op}: x must be above 0, got {x[~(x > 0)][0].item()}")
+    inside = (i < weight.shape[0]) & (j < context_weight.shape[0])
+    present = (i >= 0) & (j >= 0) & (x > 0) & inside
+    i, j = torch.where(present, i, -1)[:, None], torch.where(present, j, -1)[:, None]
+    # A pair that is left out scores 0, and is compared with log(1).
+    count = torch.where(present, x.detach(), 1).to(dtype)
+    ones = count.new_ones(1, 1).expand(i.shape[0], 1)
+    h = row_sums(weight, i, ones, sparse=sparse)
+    score = row_scores(h, context_weight, j, sparse=sparse)[:, 0]
+    score = score + row_sums(bias[:, None], i, ones)[:, 0] + row_sums(context_bias[:, None], j, ones)[:, 0]
+    share = (count / x_max).pow(alpha).clamp(max=1)
+    loss = share * (score - count.log()).square()
+    if reduction == "none":
+        return loss
+    return loss.sum() if reduction == "sum" else loss.sum() / present.sum()
