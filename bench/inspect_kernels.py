@@ -128,6 +128,10 @@ class Walk:
     constants: Callable[[int], dict[str, Any]]
     absent: frozenset[str] = frozenset()
     halves: bool = False
+    heads: int = 1
+    dtypes: tuple[str, ...] = tuple(DTYPES)
+    sizes: tuple[int, ...] = ()  # of each head, instead of those of the table's rows
+    regular: bool = False  # with a recurrent mask or zoneout
 
 
 def walk_launches(walk: Walk, cfg: Any, dtype: torch.dtype, H: int, target: str) -> Iterator[tuple[int, Any]]:
@@ -139,7 +143,8 @@ def walk_launches(walk: Walk, cfg: Any, dtype: torch.dtype, H: int, target: str)
     with mock.patch.multiple(
         recurrent, resident_limits=lambda device: limits, device_guard=lambda tensor: nullcontext()
     ):
-        recurrent.walk(recorder, (), cfg, H, 2, B, like, walk.halves, H=H, REVERSE=False, **walk.constants(H))
+        constants = {"H": walk.heads * H, "REVERSE": False, **walk.constants(H)}
+        recurrent.walk(recorder, (), cfg, H, 2, B, like, walk.halves, walk.heads, **constants)
     largest: dict[Any, tuple[int, Any]] = {}
     for grid, _, options in recorder.launches:
         half, programs = options.get("HALF"), math.prod(grid)
@@ -168,9 +173,24 @@ def walks() -> Iterator[Walk]:
         absent = {"aux_ptr"} if gates == 1 else set()
         absent |= set() if cell == "lstm" else {"cells_ptr", "grad_cells_ptr"}
         absent |= set() if cell == "gru" else {"b_hh_ptr"}
-        constants = {"CELL": cell, "GATES": gates}
         same = functools.partial(lambda n, H: (H,) * n, gates)
-        yield Walk(kernel, table, cell, same, functools.partial(lambda c, H: c, constants), frozenset(absent))
+        # As most models are; then a few with all that regularises, and with heads.
+        regular = {"mask_ptr", "zoneout_ptr"} | ({"zoneout_c_ptr"} if cell == "lstm" else set())
+        never = frozenset(absent | ({"zoneout_c_ptr"} - regular))
+        # A GRU's factors hold its zoneout already, an RNN's output before it is kept only with zoneout.
+        if cell == "gru" and kernel is backward:
+            never |= {"zoneout_ptr"}
+        before = frozenset({"cells_ptr"}) if gates == 1 else frozenset()
+        few = ("bf16", "fp32")
+        for label, heads, without, dtypes, sizes, masked in (
+            (cell, 1, never | regular, tuple(DTYPES), (), False),
+            (f"{cell} 2 heads", 2, never | regular, few[1:], (256,), False),
+            (f"{cell} 2 heads regular", 2, never - before, few, (512,), True),
+        ):
+            if cell == "relu" and label != cell:
+                continue
+            constants = functools.partial(lambda c, H: c, {"CELL": cell, "GATES": gates, "HEADS": heads})
+            yield Walk(kernel, table, label, same, constants, without, False, heads, dtypes, sizes, masked)
     for kernel, table in ((gru_cho.cho_fwd_kernel, config.CHO_FWD), (gru_cho.cho_bwd_kernel, config.CHO_BWD)):
         yield Walk(kernel, table, "Cho", lambda H: (H, H, H), lambda H: {}, halves=True)
     for kernel, table, depths in (
@@ -189,11 +209,17 @@ def recurrent_launches(target: str, max_hidden: int) -> Iterator[Launch]:
     fixed |= dict.fromkeys(recurrent.RUN_TIME, "i32")
     memory = shared_limit(target)
     for walk, (name, dtype) in itertools.product(walks(), DTYPES.items()):
+        if name not in walk.dtypes:
+            continue
         names = walk.kernel.arg_names
         pointers = [n for n in names if n.endswith("_ptr") and n not in fixed and n not in walk.absent]
-        sizes = [32, *(row.max_h for row in walk.table if row.itemsize == dtype.itemsize), 4096]
+        rows = (row.max_h for row in walk.table if row.itemsize == dtype.itemsize)
+        limits = (memory, MULTIPROCESSORS[target], walk.heads)
         picks = {
-            H: config.recurrent(walk.table, dtype, H, walk.depths(H), memory, MULTIPROCESSORS[target]) for H in sizes
+            H: config.REGULAR[dtype.itemsize]
+            if walk.regular
+            else config.recurrent(walk.table, dtype, H, walk.depths(H), *limits)
+            for H in walk.sizes or (32, *rows, 4096)
         }
         for H, cfg in picks.items():
             if cfg.resident and max_hidden < H:

@@ -22,6 +22,7 @@ __all__ = [
     "LSTM_FWD",
     "PROJECTED_BWD",
     "PROJECTED_FWD",
+    "REGULAR",
     "RNN_BWD",
     "RNN_FWD",
     "ROWS",
@@ -102,8 +103,7 @@ CHO_BWD = (
     RecurrentRow(4, 1024, RecurrentConfig(16, 8, 64, 8)),
 )
 LSTM_FWD = (
-    RecurrentRow(2, 256, RecurrentConfig(16, 16, 64, 4)),
-    RecurrentRow(2, 768, RecurrentConfig(16, 16, 64, 4)),
+    RecurrentRow(2, 768, RecurrentConfig(16, 16, 64, 8)),
     RecurrentRow(2, 1024, RecurrentConfig(16, 16, 128, 4)),
     RecurrentRow(4, 256, RecurrentConfig(16, 8, 32, 4)),
     RecurrentRow(4, 1024, RecurrentConfig(16, 8, 64, 4)),
@@ -138,11 +138,16 @@ RNN_BWD = (
     RecurrentRow(4, 2048, RecurrentConfig(16, 16, 64, 4)),
 )
 # The rows of T*B and the hidden units that a program turns into factors for the backward.
-GRU_FACTORS = ElementwiseConfig(8, 128, 4)
+GRU_FACTORS = ElementwiseConfig(4, 128, 4)
 LSTM_FACTORS = ElementwiseConfig(4, 128, 4)
 # Reads the weights anew in each launch: any hidden size, any chip.
 STREAMING = {
     2: RecurrentConfig(32, 16, 32, 4, resident=False),
+    4: RecurrentConfig(16, 16, 16, 4, resident=False),
+}
+# With a recurrent mask or zoneout: with weights kept too, registers do not suffice.
+REGULAR = {
+    2: RecurrentConfig(16, 32, 32, 4, resident=False),
     4: RecurrentConfig(16, 16, 16, 4, resident=False),
 }
 
@@ -154,11 +159,13 @@ def recurrent(
     depths: tuple[int, ...],
     memory: int,
     multiprocessors: int,
+    heads: int = 1,
 ) -> RecurrentConfig:
     """The first row that is large enough, if its weights fit in `memory` bytes on chip, else STREAMING.
 
-    A program's weights are block_h columns of each of these depths, one a gate.
-    The programs that share a batch row wait for one another: all must run at once, one a multiprocessor.
+    `hidden_size`: of each head. A program's weights are block_h columns of each of these depths, one a gate.
+    The programs that share a batch row wait for one another: all must run at once, one a multiprocessor. Those of its
+    heads do not, but a launch is whole rows.
     """
     streaming = STREAMING[dtype.itemsize]
     for row in table:
@@ -167,7 +174,7 @@ def recurrent(
         columns = cfg.block_h * sum(-(-depth // cfg.block_k) for depth in depths) + 2 * cfg.block_b
         if row.itemsize == dtype.itemsize and hidden_size <= row.max_h:
             fits = columns * cfg.block_k * row.itemsize <= memory
-            return cfg if fits and -(-hidden_size // cfg.block_h) <= multiprocessors else streaming
+            return cfg if fits and heads * -(-hidden_size // cfg.block_h) <= multiprocessors else streaming
     return streaming
 
 

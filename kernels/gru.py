@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..cpu._recurrent import HiddenWeights
 from . import config
 from .common import device_guard
 from .gru_cho import cho_back, cho_forward
-from .recurrent import gru_gates, walk_back, walk_forward
+from .recurrent import gru_gates, plain, walk_back, walk_forward
 
 __all__ = ["gru_sequence_bwd", "gru_sequence_fwd"]
 
@@ -20,6 +22,7 @@ def gru_factors_kernel(
     gx_ptr,
     gh_ptr,
     h_prev_ptr,
+    zoneout_ptr,
     lengths_ptr,
     N,
     B,
@@ -30,7 +33,8 @@ def gru_factors_kernel(
     """Program (n, g_h) owns BLOCK_N of the N = T*B rows x BLOCK_H units: pre-activations become factors, in place.
 
     With dh the gradient of h_t, all that backward needs of step t is linear in dh: gh becomes (r, z, n) of
-    d gh / dh; gx's n becomes d gx_n / dh and gx's z becomes z = d h_t / d h_{t-1}, the direct way. gx's r is left over.
+    d gh / dh; gx's n becomes d gx_n / dh and gx's z becomes d h_t / d h_{t-1}, the direct way: z, and with zoneout
+    [N,H] what it keeps and z of the rest. gx's r is left over.
     """
     rows = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
     units = tl.program_id(1).to(tl.int64) * BLOCK_H + tl.arange(0, BLOCK_H)
@@ -46,8 +50,13 @@ def gru_factors_kernel(
     h_prev = tl.load(h_prev_ptr + rows[:, None] * H + units[None, :], mask=mask, other=0.0).to(tl.float32)
 
     r, z, n = gru_gates(gx_r, gx_z, gx_n, gh_r, gh_z, gh_n)
-    by_n = (1.0 - z) * (1.0 - n * n)
     by_z = (h_prev - n) * z * (1.0 - z)
+    if zoneout_ptr is not None:
+        kept_ptrs = zoneout_ptr + rows[:, None] * H + units[None, :]
+        kept = tl.load(kept_ptrs, mask=mask, other=0.0).to(tl.float32)
+        by_z *= 1.0 - kept
+        z = kept + (1.0 - kept) * z
+    by_n = (1.0 - z) * (1.0 - n * n)
     by_r = by_n * gh_n * r * (1.0 - r)
     by_gh_n = by_n * r
     if lengths_ptr is not None:
@@ -90,7 +99,9 @@ def gru_sequence_fwd(
         return y, h_n, x.new_empty(0)
     fresh = None if reset_state is None else (reset_state,)
     gx = F.linear(x, w_ih, b_ih)
-    y, (h_n,), _ = walk_forward("gru", gx, (h0,), w_hh, b_hh, lengths, reset, fresh, reverse, keep_cells=False)
+    y, (h_n,), _ = walk_forward(
+        "gru", gx, (h0,), w_hh, b_hh, lengths, reset, fresh, recurrent_mask, zoneout, None, heads, reverse, False
+    )
     return y, h_n, x.new_empty(0)
 
 
@@ -121,8 +132,10 @@ def gru_sequence_bwd(
         return dg, x.new_empty(0), dh0, by_reset, rh
     T, B, H = h_prev.shape
     dgx = F.linear(x, w_ih, b_ih).contiguous()
-    dgh = F.linear(h_prev, w_hh, b_hh).contiguous()
+    dgh = torch.empty_like(dgx)
     if h_prev.numel():
+        met = h_prev if recurrent_mask is None else h_prev * recurrent_mask
+        HiddenWeights(w_hh, heads).product(met.flatten(0, 1), b_hh, dgh.flatten(0, 1))
         tile = config.GRU_FACTORS
         block_h = min(tile.block_h, triton.next_power_of_2(H))
         with device_guard(x):
@@ -130,7 +143,8 @@ def gru_sequence_bwd(
                 dgx,
                 dgh,
                 h_prev.contiguous(),
-                None if lengths is None else lengths.contiguous(),
+                plain(zoneout),
+                plain(lengths),
                 T * B,
                 B,
                 H=H,
@@ -139,6 +153,7 @@ def gru_sequence_bwd(
                 num_warps=tile.num_warps,
             )
     (dh0,), (by_reset,) = walk_back(
-        "gru", dgh, dgx, grad_y, None, (grad_h_n,), w_hh, lengths, reset, need_reset_state, reverse
-    )
+        "gru", dgh, dgx, grad_y, None, (grad_h_n,), w_hh, lengths, reset, recurrent_mask, None, None, heads,
+        need_reset_state, reverse,
+    )  # fmt: skip
     return dgx, dgh, dh0, by_reset, x.new_empty(0)

@@ -8,11 +8,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..cpu._recurrent import mask_ended, sum_of_biases
+from ..cpu._recurrent import HiddenWeights, mask_ended, sum_of_biases
 from . import config
 from .common import device_guard, tanh
 from .lstm_projected import projected_back, projected_forward
-from .recurrent import lstm_gates, walk_back, walk_forward
+from .recurrent import lstm_gates, plain, walk_back, walk_forward
 
 __all__ = ["lstm_sequence_bwd", "lstm_sequence_fwd"]
 
@@ -23,6 +23,8 @@ def lstm_factors_kernel(
     aux_ptr,
     c_prev_ptr,
     cells_ptr,
+    zoneout_ptr,
+    zoneout_c_ptr,
     lengths_ptr,
     N,
     B,
@@ -33,7 +35,8 @@ def lstm_factors_kernel(
     """Program (n, g_h) owns BLOCK_N of the N = T*B rows x BLOCK_H units: pre-activations become factors, in place.
 
     All that backward needs of step t is linear in dh and dc, the gradients of h_t and c_t: gates [N,4H] becomes that of
-    i, f, g by dc and of o by dh; aux [N,2H] becomes d c_t / d h_t, and f = d c_t / d c_{t-1}.
+    i, f, g by dc and of o by dh; aux [N,2H] becomes d c_t / d h_t, and f = d c_t / d c_{t-1}. With zoneout_c, dc is of
+    the cell before it, which is found anew: cells [N,H] holds the one after it.
     """
     rows = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
     units = tl.program_id(1).to(tl.int64) * BLOCK_H + tl.arange(0, BLOCK_H)
@@ -46,14 +49,21 @@ def lstm_factors_kernel(
     a_g = tl.load(gates + 2 * H, mask=mask, other=0.0).to(tl.float32)
     a_o = tl.load(gates + 3 * H, mask=mask, other=0.0).to(tl.float32)
     c_prev = tl.load(c_prev_ptr + own, mask=mask, other=0.0).to(tl.float32)
-    tanh_c = tanh(tl.load(cells_ptr + own, mask=mask, other=0.0).to(tl.float32))
 
     i, f, g, o = lstm_gates(a_i, a_f, a_g, a_o)
+    if zoneout_c_ptr is None:
+        tanh_c = tanh(tl.load(cells_ptr + own, mask=mask, other=0.0).to(tl.float32))
+    else:
+        tanh_c = tanh(f * c_prev + i * g)
     by_i = g * i * (1.0 - i)
     by_f = c_prev * f * (1.0 - f)
     by_g = i * (1.0 - g * g)
     by_o = tanh_c * o * (1.0 - o)
     by_c = o * (1.0 - tanh_c * tanh_c)
+    if zoneout_ptr is not None:
+        new = 1.0 - tl.load(zoneout_ptr + own, mask=mask, other=0.0).to(tl.float32)
+        by_o *= new
+        by_c *= new
     if lengths_ptr is not None:
         # Past an item's end c is passed on as it is.
         length = tl.load(lengths_ptr + rows % B, mask=row_mask, other=0)
@@ -104,8 +114,9 @@ def lstm_sequence_fwd(
     gx = F.linear(x, w_ih, sum_of_biases(b_ih, b_hh))
     fresh = None if reset_h is None or reset_c is None else (reset_h, reset_c)
     y, (h_n, c_n), c_all = walk_forward(
-        "lstm", gx, (h0, c0), w_hh, None, lengths, reset, fresh, reverse, keep_cells=cells or training
-    )
+        "lstm", gx, (h0, c0), w_hh, None, lengths, reset, fresh, recurrent_mask, zoneout_h, zoneout_c, heads, reverse,
+        cells or training,
+    )  # fmt: skip
     return y, h_n, c_n, c_all, x.new_empty(0)
 
 
@@ -138,7 +149,8 @@ def lstm_sequence_bwd(
     dg = F.linear(x, w_ih, sum_of_biases(b_ih, b_hh)).contiguous()
     aux, m = x.new_empty(T, B, 2 * H), x.new_empty(T, B, H)
     if cells.numel():
-        dg.flatten(0, 1).addmm_(h_prev.flatten(0, 1), w_hh.t())
+        met = h_prev if recurrent_mask is None else h_prev * recurrent_mask
+        HiddenWeights(w_hh, heads).add_to(dg.flatten(0, 1), met.flatten(0, 1))
         if w_hr is not None:
             m = torch.sigmoid(dg[..., 3 * H :]).mul_(cells.tanh())
             mask_ended(lengths, m)
@@ -150,7 +162,9 @@ def lstm_sequence_bwd(
                 aux,
                 c_prev.contiguous(),
                 cells.contiguous(),
-                None if lengths is None else lengths.contiguous(),
+                plain(zoneout_h),
+                plain(zoneout_c),
+                plain(lengths),
                 T * B,
                 B,
                 H=H,
@@ -164,6 +178,7 @@ def lstm_sequence_bwd(
         )
         return dg, *grads
     (dh0, dc0), (by_reset_h, by_reset_c) = walk_back(
-        "lstm", dg, aux, grad_y, grad_cells, (grad_h_n, grad_c_n), w_hh, lengths, reset, need_reset_state, reverse
-    )
+        "lstm", dg, aux, grad_y, grad_cells, (grad_h_n, grad_c_n), w_hh, lengths, reset, recurrent_mask, zoneout_h,
+        zoneout_c, heads, need_reset_state, reverse,
+    )  # fmt: skip
     return dg, dh0, dc0, by_reset_h, by_reset_c, x.new_empty(0)

@@ -9,12 +9,14 @@ step, so that one barrier a step is enough. Where the grid fits on the chip at o
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from ..cpu._recurrent import HiddenWeights
 from . import config
 from .common import device_guard, dot_precision, grid_barrier, resident_limits, sigmoid, tanh
 
@@ -68,6 +70,18 @@ def tile_of(b0, B, H: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr
     rows = b0 + g_b * BLOCK_B + tl.arange(0, BLOCK_B)
     units = (pid % G_H) * BLOCK_H + tl.arange(0, BLOCK_H)
     return g_b, rows, units, rows < B, units < H
+
+
+@triton.jit
+def tile_of_head(b0, B, D: tl.constexpr, HEADS: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr):
+    """As `tile_of`, each head's D units split by themselves: the group of programs, and the head's first unit too."""
+    pid = tl.program_id(0).to(tl.int64)
+    G_H: tl.constexpr = (D + BLOCK_H - 1) // BLOCK_H
+    group = pid // G_H
+    rows = b0 + (group // HEADS) * BLOCK_B + tl.arange(0, BLOCK_B)
+    units = (pid % G_H) * BLOCK_H + tl.arange(0, BLOCK_H)
+    first = (group % HEADS) * D
+    return group, rows, first, first + units, rows < B, units < D
 
 
 @triton.jit
@@ -162,8 +176,12 @@ def products(
     BLOCK_K: tl.constexpr,
     RESIDENT: tl.constexpr,
     PRECISION: tl.constexpr,
+    scale_ptrs=None,
 ):
-    """What other programs wrote, rows [.., K], times each gate's weights [K, columns]: fp32, a tuple of GATES."""
+    """What other programs wrote, rows [.., K], times each gate's weights [K, columns]: fp32, a tuple of GATES.
+
+    scale_ptrs, not with RESIDENT: of rows [.., K] by which those are multiplied first.
+    """
     sums = ()
     for _ in tl.static_range(GATES):
         sums = sums + (tl.zeros([row_mask.shape[0], column_mask.shape[0]], tl.float32),)
@@ -177,6 +195,8 @@ def products(
     else:
         for k0 in range(0, K, BLOCK_K):
             rows_k = load_rows(row_ptrs, row_mask, k0, K, BLOCK_K)
+            if scale_ptrs is not None:
+                rows_k *= load_rows(scale_ptrs, row_mask, k0, K, BLOCK_K)
             more = ()
             for g in tl.static_range(GATES):
                 w_g = w_ptr + g * stride_gate
@@ -184,6 +204,41 @@ def products(
                 more = more + (tl.dot(rows_k, w_k, sums[g], input_precision=PRECISION),)
             sums = more
     return sums
+
+
+@triton.jit
+def product_sum(
+    row_ptrs,
+    row_mask,
+    stride_part,
+    slices,
+    w_ptr,
+    columns,
+    column_mask,
+    K: tl.constexpr,
+    stride_k,
+    stride_column,
+    stride_weights,
+    PARTS: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    RESIDENT: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
+    """The sum over parts of what other programs wrote, a part's rows [.., K] times its weights [K, columns]: fp32."""
+    total = tl.zeros([row_mask.shape[0], column_mask.shape[0]], tl.float32)
+    if RESIDENT:
+        for i in tl.static_range((K + BLOCK_K - 1) // BLOCK_K):
+            for p in tl.static_range(PARTS):
+                rows_k = load_rows(row_ptrs + p * stride_part, row_mask, i * BLOCK_K, K, BLOCK_K)
+                total = tl.dot(rows_k, slices[i * PARTS + p], total, input_precision=PRECISION)
+    else:
+        for k0 in range(0, K, BLOCK_K):
+            for p in tl.static_range(PARTS):
+                rows_k = load_rows(row_ptrs + p * stride_part, row_mask, k0, K, BLOCK_K)
+                w_p = w_ptr + p * stride_weights
+                w_k = load_weights(w_p, columns, column_mask, k0, K, stride_k, stride_column, BLOCK_K)
+                total = tl.dot(rows_k, w_k, total, input_precision=PRECISION)
+    return total
 
 
 @triton.jit(do_not_specialize=RUN_TIME)
@@ -195,6 +250,9 @@ def recurrent_fwd_kernel(
     lengths_ptr,
     reset_ptr,
     reset_state_ptr,
+    mask_ptr,
+    zoneout_ptr,
+    zoneout_c_ptr,
     y_ptr,
     cells_ptr,
     state_ptr,
@@ -207,6 +265,7 @@ def recurrent_fwd_kernel(
     CELL: tl.constexpr,
     GATES: tl.constexpr,
     H: tl.constexpr,
+    HEADS: tl.constexpr,
     REVERSE: tl.constexpr,
     BLOCK_B: tl.constexpr,
     BLOCK_H: tl.constexpr,
@@ -215,19 +274,22 @@ def recurrent_fwd_kernel(
     BARRIER: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Program (g_b, g_h) owns BLOCK_B batch rows from b0 on x BLOCK_H units, and walks STEPS steps from step0 on.
+    """Program (g_b, head, g_h) owns BLOCK_B batch rows from b0 on x BLOCK_H units of a head, and walks STEPS steps from
+    step0 on. Programs of a row and a head wait for one another.
 
     gx [T,B,GATES*H]: the input's share of the pre-activations, with all biases that need not wait for h's share; b_hh:
-    the others. y, cells [T,B,H]. state [1 or 2,B,H] fp32 holds h, and an LSTM's c, before step0, then after the last
-    step; reset_state is laid out like it.
+    the others. w_hh [GATES*H,H/HEADS]. y [T,B,H]; cells [T,B,H]: of an LSTM c, of an RNN its output before zoneout.
+    state [1 or 2,B,H] fp32 holds h, and an LSTM's c, before step0, then after the last step; reset_state is laid out
+    like it. mask [B,H] multiplies h where it meets w_hh; zoneout [T,B,H] is what share of h is kept, zoneout_c of c.
     """
-    G_H: tl.constexpr = (H + BLOCK_H - 1) // BLOCK_H
-    g_b, rows, units, row_mask, unit_mask = tile_of(b0, B, H, BLOCK_B, BLOCK_H)
+    D: tl.constexpr = H // HEADS
+    G_H: tl.constexpr = (D + BLOCK_H - 1) // BLOCK_H
+    group, rows, first, units, row_mask, unit_mask = tile_of_head(b0, B, D, HEADS, BLOCK_B, BLOCK_H)
     mask = row_mask[:, None] & unit_mask[None, :]
     own = rows[:, None] * H + units[None, :]
     second = tl.cast(B, tl.int64) * H
 
-    w = load_slices(w_hh_ptr, units, unit_mask, H, 1, H, H * H, GATES, BLOCK_K, RESIDENT)
+    w = load_slices(w_hh_ptr, units, unit_mask, D, 1, D, H * D, GATES, BLOCK_K, RESIDENT)
     bias = ()
     for g in tl.static_range(GATES):
         if b_hh_ptr is None:
@@ -235,6 +297,9 @@ def recurrent_fwd_kernel(
         else:
             bias = bias + (tl.load(b_hh_ptr + g * H + units, mask=unit_mask, other=0.0).to(tl.float32),)
     length = lengths_of(lengths_ptr, rows, row_mask, T)
+    scale_ptrs = None
+    if mask_ptr is not None:
+        scale_ptrs = mask_ptr + rows * H + first
 
     h = tl.load(state_ptr + own, mask=mask, other=0.0)
     c = h
@@ -260,21 +325,9 @@ def recurrent_fwd_kernel(
                 c_ptrs = reset_state_ptr + second + own
                 c = tl.where(fresh_mask, tl.load(c_ptrs, mask=fresh_mask, other=0.0).to(tl.float32), c)
         gh = products(
-            h_ptrs,
-            row_mask & active,
-            w,
-            w_hh_ptr,
-            units,
-            unit_mask,
-            H,
-            1,
-            H,
-            H * H,
-            GATES,
-            BLOCK_K,
-            RESIDENT,
-            PRECISION,
-        )
+            h_ptrs + first, row_mask & active, w, w_hh_ptr, units, unit_mask, D, 1, D, H * D, GATES, BLOCK_K, RESIDENT,
+            PRECISION, scale_ptrs,
+        )  # fmt: skip
 
         if CELL == "gru":
             _, z, n = gru_gates(
@@ -283,19 +336,28 @@ def recurrent_fwd_kernel(
             new = n + z * (h - n)
         elif CELL == "lstm":
             i_t, f_t, g_t, o_t = lstm_gates(gx[0] + gh[0], gx[1] + gh[1], gx[2] + gh[2], gx[3] + gh[3])
-            c = tl.where(active[:, None], f_t * c + i_t * g_t, c)
-            new = o_t * tanh(c)
+            new_c = f_t * c + i_t * g_t
+            new = o_t * tanh(new_c)
+            if zoneout_c_ptr is not None:
+                kept_c = tl.load(zoneout_c_ptr + t * B * H + own, mask=mask, other=0.0).to(tl.float32)
+                new_c = kept_c * c + (1.0 - kept_c) * new_c
+            c = tl.where(active[:, None], new_c, c)
             if cells_ptr is not None:
                 kept = tl.where(active[:, None], c, 0.0).to(cells_ptr.dtype.element_ty)
                 tl.store(cells_ptr + t * B * H + own, kept, mask=mask)
         else:
             a = gx[0] + gh[0]
             new = tanh(a) if CELL == "tanh" else tl.where(a < 0.0, 0.0, a)
+            if cells_ptr is not None:
+                tl.store(cells_ptr + t * B * H + own, new.to(cells_ptr.dtype.element_ty), mask=mask)
+        if zoneout_ptr is not None:
+            kept_h = tl.load(zoneout_ptr + t * B * H + own, mask=mask, other=0.0).to(tl.float32)
+            new = kept_h * h + (1.0 - kept_h) * new
         h = tl.where(active[:, None], new, h)
         y = tl.where(active[:, None], h, 0.0).to(y_ptr.dtype.element_ty)
         tl.store(y_ptr + t * B * H + own, y, mask=mask)
         if BARRIER:
-            grid_barrier(barrier_ptr + g_b, (step - step0 + 1) * G_H)
+            grid_barrier(barrier_ptr + group, (step - step0 + 1) * G_H)
     tl.store(state_ptr + own, h, mask=mask)
     if CELL == "lstm":
         tl.store(state_ptr + second + own, c, mask=mask)
@@ -310,6 +372,9 @@ def recurrent_bwd_kernel(
     w_hh_ptr,
     lengths_ptr,
     reset_ptr,
+    mask_ptr,
+    zoneout_ptr,
+    zoneout_c_ptr,
     by_reset_ptr,
     state_ptr,
     barrier_ptr,
@@ -321,6 +386,7 @@ def recurrent_bwd_kernel(
     CELL: tl.constexpr,
     GATES: tl.constexpr,
     H: tl.constexpr,
+    HEADS: tl.constexpr,
     REVERSE: tl.constexpr,
     BLOCK_B: tl.constexpr,
     BLOCK_H: tl.constexpr,
@@ -329,22 +395,28 @@ def recurrent_bwd_kernel(
     BARRIER: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """Program (g_b, g_h) owns BLOCK_B batch rows from b0 on x BLOCK_H units, and walks the steps last to first.
+    """Program (g_b, head, g_h) owns BLOCK_B batch rows from b0 on x BLOCK_H units of a head, and goes last to first.
 
     dg [T,B,GATES*H] holds the factors by which the gradients of h's share of the pre-activations follow from dh (of an
     LSTM's i, f, g: from dc), and becomes these gradients. aux: of a GRU, d gx with z and the factor of d gx_n in it
     [T,B,3H]; of an LSTM the factor of dc and f [T,B,2H]. state [1 or 2,B,H] fp32 holds the part of dh that does not
     pass through W_hh, and dc: the gradients of h_n and c_n at first. by_reset, laid out like it, gathers those of the
-    state that resets put in place.
+    state that resets put in place. zoneout, zoneout_c [T,B,H]: what shares of h and c are kept, of a GRU in aux's z.
     """
-    G_H: tl.constexpr = (H + BLOCK_H - 1) // BLOCK_H
-    g_b, rows, units, row_mask, unit_mask = tile_of(b0, B, H, BLOCK_B, BLOCK_H)
+    D: tl.constexpr = H // HEADS
+    G_H: tl.constexpr = (D + BLOCK_H - 1) // BLOCK_H
+    group, rows, first, units, row_mask, unit_mask = tile_of_head(b0, B, D, HEADS, BLOCK_B, BLOCK_H)
     mask = row_mask[:, None] & unit_mask[None, :]
     own = rows[:, None] * H + units[None, :]
     second = tl.cast(B, tl.int64) * H
     K: tl.constexpr = GATES * H
 
-    w = load_slices(w_hh_ptr, units, unit_mask, K, H, 1, 0, 1, BLOCK_K, RESIDENT)
+    # Without heads the gates of all units lie side by side, and are one product.
+    PARTS: tl.constexpr = GATES if HEADS > 1 else 1
+    DEPTH: tl.constexpr = D if HEADS > 1 else K
+    # W_hh has a head's units as its columns 0..D-1, and as its rows from `first` on in each gate.
+    w_ptr = w_hh_ptr + first * D - first
+    w = load_slices(w_ptr, units, unit_mask, DEPTH, D, 1, H * D, PARTS, BLOCK_K, RESIDENT)
     length = lengths_of(lengths_ptr, rows, row_mask, T)
 
     direct = tl.load(state_ptr + own, mask=mask, other=0.0)
@@ -369,9 +441,12 @@ def recurrent_bwd_kernel(
         # The last time step has none after it: its rows are masked off.
         dg_ptrs = dg_ptr + after * B * K + rows * K
         dg_mask = row_mask & (step > 0)
-        (passed,) = products(
-            dg_ptrs, dg_mask, w, w_hh_ptr, units, unit_mask, K, H, 1, 0, 1, BLOCK_K, RESIDENT, PRECISION
-        )
+        passed = product_sum(
+            dg_ptrs + first, dg_mask, H, w, w_ptr, units, unit_mask, DEPTH, D, 1, H * D, PARTS, BLOCK_K, RESIDENT,
+            PRECISION,
+        )  # fmt: skip
+        if mask_ptr is not None:
+            passed *= tl.load(mask_ptr + own, mask=mask, other=0.0).to(tl.float32)
         passed += direct
         if reset_ptr is not None:
             # The step after began anew: its gradient is of the state that the reset put in place.
@@ -389,12 +464,21 @@ def recurrent_bwd_kernel(
             if grad_cells_ptr is not None:
                 dc += tl.load(grad_cells_ptr + t * B * H + own, mask=mask, other=0.0).to(tl.float32)
             aux_ptrs = aux_ptr + t * B * 2 * H + rows[:, None] * 2 * H + units[None, :]
+            direct_c = dc
+            if zoneout_c_ptr is not None:
+                direct_c *= tl.load(zoneout_c_ptr + t * B * H + own, mask=mask, other=0.0).to(tl.float32)
+                dc -= direct_c
             dc += tl.load(aux_ptrs, mask=mask, other=0.0).to(tl.float32) * dh
             for g in tl.static_range(3):
                 tl.store(dg_ptr + gates + g * H, (by[g] * dc).to(dtype), mask=mask)
             tl.store(dg_ptr + gates + 3 * H, (by[3] * dh).to(dtype), mask=mask)
             dc *= tl.load(aux_ptrs + H, mask=mask, other=0.0).to(tl.float32)
+            if zoneout_c_ptr is not None:
+                dc = tl.where(active, dc + direct_c, dc)
             direct = tl.where(active, 0.0, dh)
+            if zoneout_ptr is not None:
+                kept = tl.load(zoneout_ptr + t * B * H + own, mask=mask, other=0.0).to(tl.float32)
+                direct = tl.where(active, kept * dh, dh)
         elif CELL == "gru":
             z = tl.load(aux_ptr + gates + H, mask=mask, other=0.0).to(tl.float32)
             by_n = tl.load(aux_ptr + gates + 2 * H, mask=mask, other=0.0).to(tl.float32)
@@ -410,8 +494,11 @@ def recurrent_bwd_kernel(
         else:
             tl.store(dg_ptr + gates, (by[0] * dh).to(dtype), mask=mask)
             direct = tl.where(active, 0.0, dh)
+            if zoneout_ptr is not None:
+                kept = tl.load(zoneout_ptr + t * B * H + own, mask=mask, other=0.0).to(tl.float32)
+                direct = tl.where(active, kept * dh, dh)
         if BARRIER:
-            grid_barrier(barrier_ptr + g_b, (step - step0 + 1) * G_H)
+            grid_barrier(barrier_ptr + group, (step - step0 + 1) * G_H)
     tl.store(state_ptr + own, direct, mask=mask)
     if CELL == "lstm":
         tl.store(state_ptr + second + own, dc, mask=mask)
@@ -421,21 +508,28 @@ def recurrent_bwd_kernel(
             tl.store(by_reset_ptr + second + own, by_reset_c, mask=mask)
 
 
-def pick(table, like: Tensor, T: int, units: int, depths: tuple[int, ...]) -> config.RecurrentConfig:
-    """The tile for a walk of T steps; see `config.recurrent`."""
+def pick(
+    table, like: Tensor, T: int, units: int, depths: tuple[int, ...], heads: int = 1, regular: bool = False
+) -> config.RecurrentConfig:
+    """The tile for a walk of T steps; see `config.recurrent`. `regular`: with a recurrent mask or zoneout."""
+    if regular:
+        return config.REGULAR[like.dtype.itemsize]
     memory, multiprocessors = resident_limits(like.device)
     if like.is_cuda and T == 1:
         memory = 0  # nothing is won by keeping weights for one step
-    return config.recurrent(table, like.dtype, units, depths, memory, multiprocessors)
+    return config.recurrent(table, like.dtype, units, depths, memory, multiprocessors, heads)
 
 
-def walk(kernel, args, cfg, units: int, T: int, B: int, like: Tensor, halves: bool = False, **constants) -> None:
+def walk(
+    kernel, args, cfg, units: int, T: int, B: int, like: Tensor, halves: bool = False, heads: int = 1, **constants
+) -> None:
     """Launches a sequence kernel over all of T and B: persistent where its grid fits on the chip, else step by step.
 
-    `halves`: programs wait for one another within a step too, which without a barrier takes two launches.
+    `units`: of each head. `halves`: programs wait for one another within a step too, which without a barrier takes two
+    launches.
     """
     _, multiprocessors = resident_limits(like.device)
-    groups_h, groups_b = triton.cdiv(units, cfg.block_h), triton.cdiv(B, cfg.block_b)
+    groups_h, groups_b = heads * triton.cdiv(units, cfg.block_h), triton.cdiv(B, cfg.block_b)
     steps, options = 1, {}
     barrier = None
     stages = [{"HALF": 1}, {"HALF": 2}] if halves else [{}]
@@ -448,7 +542,7 @@ def walk(kernel, args, cfg, units: int, T: int, B: int, like: Tensor, halves: bo
     with device_guard(like):
         for b0 in range(0, B, rows):
             if options:
-                barrier = torch.zeros(groups_b, dtype=torch.int32, device=like.device)
+                barrier = torch.zeros(groups_b * heads, dtype=torch.int32, device=like.device)
             for step0, stage in itertools.product(range(0, T, steps), stages):
                 kernel[(groups_h * min(groups_b, triton.cdiv(B - b0, cfg.block_b)),)](
                     *args,
@@ -487,6 +581,10 @@ def walk_forward(
     lengths: Tensor | None,
     reset: Tensor | None,
     reset_state: tuple[Tensor, ...] | None,
+    recurrent_mask: Tensor | None,
+    zoneout: Tensor | None,
+    zoneout_c: Tensor | None,
+    heads: int,
     reverse: bool,
     keep_cells: bool,
 ) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
@@ -507,13 +605,19 @@ def walk_forward(
             plain(lengths),
             plain(reset),
             fresh,
+            plain(recurrent_mask),
+            plain(zoneout),
+            plain(zoneout_c),
             y,
             cells if keep_cells else None,
             last,
         )
         table = {"gru": config.GRU_FWD, "lstm": config.LSTM_FWD}.get(cell, config.RNN_FWD)
-        cfg = pick(table, gx, T, H, (H,) * GATES[cell])
-        walk(recurrent_fwd_kernel, args, cfg, H, T, B, gx, CELL=cell, GATES=GATES[cell], H=H, REVERSE=reverse)
+        D = H // heads
+        constants: dict[str, Any] = {"CELL": cell, "GATES": GATES[cell], "H": H, "HEADS": heads, "REVERSE": reverse}
+        regular = any(r is not None for r in (recurrent_mask, zoneout, zoneout_c))
+        cfg = pick(table, gx, T, D, (D,) * GATES[cell], heads, regular)
+        walk(recurrent_fwd_kernel, args, cfg, D, T, B, gx, heads=heads, **constants)
     return y, tuple(last.to(gx.dtype).unbind(0)), cells
 
 
@@ -524,9 +628,12 @@ def leave(
     state: tuple[Tensor, ...],
     by_reset: tuple[Tensor, ...] | None,
     reset: Tensor | None,
+    recurrent_mask: Tensor | None = None,
+    heads: int = 1,
 ) -> None:
     """After the walk back, dh of the first step passes on to h0, as one more product, or to what a reset put there."""
-    state[0].add_(dg.float() @ w_hh.float())
+    mask = None if recurrent_mask is None else recurrent_mask.float()
+    state[0].copy_(HiddenWeights(w_hh.float(), heads).back(dg.float(), state[0], mask))
     if reset is not None:
         began = reset[first][:, None]
         for i, grad in enumerate(state):
@@ -545,6 +652,10 @@ def walk_back(
     w_hh: Tensor,
     lengths: Tensor | None,
     reset: Tensor | None,
+    recurrent_mask: Tensor | None,
+    zoneout: Tensor | None,
+    zoneout_c: Tensor | None,
+    heads: int,
     need_reset_state: bool,
     reverse: bool,
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
@@ -566,13 +677,20 @@ def walk_back(
             w_hh,
             plain(lengths),
             plain(reset),
+            plain(recurrent_mask),
+            plain(zoneout),
+            plain(zoneout_c),
             by_reset if reset is not None else None,
             state,
         )
-        cfg = pick(table, grad_y, T, H, (H,) * GATES[cell])
-        walk(recurrent_bwd_kernel, args, cfg, H, T, B, grad_y, CELL=cell, GATES=GATES[cell], H=H, REVERSE=reverse)
+        D = H // heads
+        constants: dict[str, Any] = {"CELL": cell, "GATES": GATES[cell], "H": H, "HEADS": heads, "REVERSE": reverse}
+        regular = any(r is not None for r in (recurrent_mask, zoneout, zoneout_c))
+        cfg = pick(table, grad_y, T, D, (D,) * GATES[cell], heads, regular)
+        walk(recurrent_bwd_kernel, args, cfg, D, T, B, grad_y, heads=heads, **constants)
         first = T - 1 if reverse else 0
-        leave(first, dg[first], w_hh, tuple(state), None if by_reset is None else tuple(by_reset), reset)
+        resets = None if by_reset is None else tuple(by_reset)
+        leave(first, dg[first], w_hh, tuple(state), resets, reset, recurrent_mask, heads)
     dtype = grad_y.dtype
     empty = tuple(g.new_empty(0) for g in grads)
     return tuple(state.to(dtype).unbind(0)), empty if by_reset is None else tuple(by_reset.to(dtype).unbind(0))

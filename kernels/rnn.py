@@ -32,10 +32,12 @@ def rnn_sequence_fwd(
     """See `seqops.ops.rnn`. One GEMM for the inputs of all steps, then the walk."""
     gx = F.linear(x, w_ih, sum_of_biases(b_ih, b_hh))
     fresh = None if reset_state is None else (reset_state,)
-    y, (h_n,), _ = walk_forward(
-        "relu" if relu else "tanh", gx, (h0,), w_hh, None, lengths, reset, fresh, reverse, keep_cells=False
-    )
-    return y, h_n, x.new_empty(0)
+    keep = training and zoneout is not None
+    y, (h_n,), out = walk_forward(
+        "relu" if relu else "tanh", gx, (h0,), w_hh, None, lengths, reset, fresh, recurrent_mask, zoneout, None, heads,
+        reverse, keep,
+    )  # fmt: skip
+    return y, h_n, out if keep else x.new_empty(0)
 
 
 def rnn_sequence_bwd(
@@ -54,8 +56,11 @@ def rnn_sequence_bwd(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """See `seqops.ops.rnn`. The slope follows from the output, then the walk."""
     dg = output_slope(out, relu)
+    if zoneout is not None:
+        dg.mul_(1 - zoneout)
     mask_ended(lengths, dg)
     (dh0,), (by_reset,) = walk_back(
-        "tanh", dg, None, grad_y, None, (grad_h_n,), w_hh, lengths, reset, need_reset_state, reverse
-    )
+        "tanh", dg, None, grad_y, None, (grad_h_n,), w_hh, lengths, reset, recurrent_mask, zoneout, None, heads,
+        need_reset_state, reverse,
+    )  # fmt: skip
     return dg, dh0, by_reset

@@ -394,7 +394,7 @@ CASES = {
         ),
         *(
             Case(
-                f"{label} with heads",
+                label,
                 name,
                 resettable(in_heads(problem, 3)),
                 {"T": 5, "B": 20, "I": 5, "D": 7},
@@ -404,10 +404,11 @@ CASES = {
                 **regular(3, **fixed),
             )
             for label, name, problem, flat, fixed in (
-                ("rnn", "rnn", rnn, lambda fn: fn, {}),
-                ("gru", "gru", gru, lambda fn: fn, {}),
-                ("gru of Cho", "gru", gru, lambda fn: fn, {"reset_after": False}),
-                ("lstm", "lstm", lstm, flat_lstm, {}),
+                ("rnn with heads", "rnn", rnn, lambda fn: fn, {}),
+                ("gru with heads", "gru", gru, lambda fn: fn, {}),
+                ("gru with heads alone", "gru", gru, lambda fn: fn, {"recurrent_mask": None, "zoneout": None}),
+                ("gru of Cho with heads", "gru", gru, lambda fn: fn, {"reset_after": False}),
+                ("lstm with heads", "lstm", lstm, flat_lstm, {}),
             )
         ),
         *(

@@ -48,6 +48,7 @@ SAMPLER_TESTS = "tests/test_sampler.py"
 SEARCH_TESTS = "tests/test_beam_search.py tests/test_beam_search_options.py tests/test_error_analysis.py"
 LOSS_TESTS = "tests/test_negative_sampling_loss.py tests/test_hierarchical_softmax_loss.py -k"
 TORCH_TESTS = "tests/test_torch_integration.py"
+REGULAR_TESTS = "tests/test_every_op.py -k 'heads and interpreter and not Cho'"
 COMPILE_TESTS = "tests/test_compile.py -k 90"
 
 
@@ -96,12 +97,18 @@ FAULTS = [
     Fault("backward: gradient of cells ignored", WALK, "if grad_cells_ptr is not None:", "if False:", "tests/test_properties.py -k 'lstm and interpreter'"),
     Fault("backward: reset lets the gradient through", WALK, "passed = tl.where(fresh, 0.0, passed)", "passed = tl.where(fresh, passed, passed)", RNN_KERNEL_TESTS),
     Fault("backward: reset state's gradient not gathered", WALK, "by_reset_h += tl.where(fresh, passed, 0.0)", "by_reset_h += 0.0", RNN_KERNEL_TESTS),
-    Fault("backward: padding stops the gradient", WALK, "direct = tl.where(active, 0.0, dh)\n        elif", "direct = tl.where(active, 0.0, 0.0)\n        elif", "tests/test_properties.py -k 'lstm and interpreter'"),
+    Fault("backward: padding stops the gradient", WALK, "direct = tl.where(active, 0.0, dh)\n            if zoneout_ptr is not None:\n                kept = tl.load(zoneout_ptr + t * B * H + own, mask=mask, other=0.0).to(tl.float32)\n                direct = tl.where(active, kept * dh, dh)\n        elif", "direct = tl.where(active, 0.0, 0.0)\n        elif", "tests/test_properties.py -k 'lstm and interpreter'"),
     Fault("launcher: wrong first step", WALK, "first = T - 1 if reverse else 0", "first = 0", GRU_KERNEL_TESTS),
     Fault("launcher: ignored stride", WALK, "            w_hh.contiguous(),\n            plain(b_hh)", "            w_hh,\n            plain(b_hh)", GRU_KERNEL_TESTS),
     Fault("launcher: a launch short", WALK, "itertools.product(range(0, T, steps), stages)", "itertools.product(range(0, T - 1, steps), stages)", GRU_KERNEL_TESTS),
     Fault("launcher: reset at the first step passes to h0", WALK, "grad.masked_fill_(began, 0.0)", "grad.masked_fill_(began & False, 0.0)", RNN_KERNEL_TESTS),
-    Fault("barrier: missing", WALK, "        if BARRIER:\n            grid_barrier(barrier_ptr + g_b, (step - step0 + 1) * G_H)\n    tl.store(state_ptr + own, h, mask=mask)", "    tl.store(state_ptr + own, h, mask=mask)", COMPILE_TESTS),
+    Fault("barrier: missing", WALK, "        if BARRIER:\n            grid_barrier(barrier_ptr + group, (step - step0 + 1) * G_H)\n    tl.store(state_ptr + own, h, mask=mask)", "    tl.store(state_ptr + own, h, mask=mask)", COMPILE_TESTS),
+    Fault("regular: mask on the output of a step", WALK, "rows_k *= load_rows(scale_ptrs, row_mask, k0, K, BLOCK_K)", "rows_k *= 1.0", REGULAR_TESTS),
+    Fault("regular: mask lets the gradient through", WALK, "        if mask_ptr is not None:\n            passed *=", "        if False:\n            passed *=", REGULAR_TESTS),
+    Fault("regular: zoneout mixes the wrong way", WALK, "new = kept_h * h + (1.0 - kept_h) * new", "new = kept_h * new + (1.0 - kept_h) * h", REGULAR_TESTS),
+    Fault("regular: zoneout of c passes no gradient on", WALK, "dc = tl.where(active, dc + direct_c, dc)", "dc = tl.where(active, dc, dc)", "tests/test_properties.py -k 'lstm and interpreter and not layer_norm'"),
+    Fault("heads: the first's weights for all", WALK, "w_ptr = w_hh_ptr + first * D - first", "w_ptr = w_hh_ptr", REGULAR_TESTS),
+    Fault("heads: each reads the first's state", WALK, "h_ptrs + first, row_mask & active", "h_ptrs, row_mask & active", REGULAR_TESTS),
     Fault("Cho: reset gate on the output", CHO_KERNELS, "tl.store(gx_ptrs, (r * h).to(dtype), mask=mask)", "tl.store(gx_ptrs, h.to(dtype), mask=mask)", CHO_TESTS),
     Fault("Cho: r * h passes no gradient on", CHO_KERNELS, "direct += r * drh", "direct += 0.0 * drh", CHO_TESTS),
     Fault("Cho: a half never launched", WALK, '[{"HALF": 1}, {"HALF": 2}]', '[{"HALF": 1}, {"HALF": 1}]', CHO_TESTS),

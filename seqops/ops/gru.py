@@ -239,7 +239,7 @@ def _fwd_fake(
     training: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     (T, B, _), H = x.shape, h0.shape[1]
-    kernel_takes = _kernel_takes(x, *[None] * 8, recurrent_mask, zoneout, heads)
+    kernel_takes = _kernel_takes(x, *[None] * 8, recurrent_mask, zoneout, heads, reverse, reset_after)
     kept = training and takes_torch_path(x, kernel_takes)
     gates = x.new_empty((T, B, (4 if reset_after else 3) * H) if kept else 0)
     return x.new_empty(T, B, H), h0.new_empty(h0.shape), gates
@@ -275,8 +275,9 @@ def _bwd_fake(
 
 
 def _kernel_takes(first: Tensor, *rest: Any) -> bool:
-    recurrent_mask, zoneout, heads, *_ = rest[8:]
-    return first.dtype != torch.float64 and recurrent_mask is None and zoneout is None and heads == 1
+    recurrent_mask, zoneout, heads, _, reset_after, *_ = rest[8:]
+    plain = recurrent_mask is None and zoneout is None and heads == 1
+    return first.dtype != torch.float64 and (plain or reset_after)
 
 
 # reset is bool [T,B], False beyond an item's length. The third result, empty unless training on the torch path, is for

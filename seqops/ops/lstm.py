@@ -299,8 +299,7 @@ def _fwd_fake(
     training: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     (T, B, _), H = x.shape, c0.shape[1]
-    kernel_takes = _kernel_takes(x, *[None] * 11, recurrent_mask, zoneout_h, zoneout_c, heads)
-    kept = training and takes_torch_path(x, kernel_takes)
+    kept = training and takes_torch_path(x, _kernel_takes(x, w_hr, recurrent_mask, zoneout_h, zoneout_c))
     return (
         x.new_empty(T, *h0.shape),
         x.new_empty(h0.shape),
@@ -345,10 +344,16 @@ def _bwd_fake(
     )
 
 
-def _kernel_takes(first: Tensor, *rest: Any) -> bool:
-    recurrent_mask, zoneout_h, zoneout_c, heads, *_ = rest[11:]
-    plain = recurrent_mask is None and zoneout_h is None and zoneout_c is None and heads == 1
-    return first.dtype != torch.float64 and plain
+def _kernel_takes(first: Tensor, w_hr: Tensor | None, *regular: Tensor | None) -> bool:
+    return first.dtype != torch.float64 and (w_hr is None or all(r is None for r in regular))
+
+
+def _fwd_kernel_takes(x: Tensor, *rest: Any) -> bool:
+    return _kernel_takes(x, rest[6], *rest[11:14])
+
+
+def _bwd_kernel_takes(grad_y: Tensor, *rest: Any) -> bool:
+    return _kernel_takes(grad_y, rest[8], *rest[11:14])
 
 
 # reset is bool [T,B], False beyond an item's length. Gives y, h_n, c_n, all cells (none unless asked for or training),
@@ -360,7 +365,7 @@ register(
     "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     "lstm",
     _fwd_fake,
-    _kernel_takes,
+    _fwd_kernel_takes,
     LSTMSequence,
 )
 # The inputs as in lstm_sequence_fwd; x, grad_y and grad_cells are 0 beyond an item's length, h_prev and c_prev are the
@@ -374,5 +379,5 @@ register(
     "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     "lstm",
     _bwd_fake,
-    _kernel_takes,
+    _bwd_kernel_takes,
 )

@@ -234,14 +234,8 @@ def _bwd_fake(
     return out.new_empty(out.shape), out.new_empty(state), out.new_empty(state if need_reset_state else 0)
 
 
-def _fwd_kernel_takes(x: Tensor, *rest: Any) -> bool:
-    recurrent_mask, zoneout, heads, *_ = rest[8:]
-    return x.dtype != torch.float64 and recurrent_mask is None and zoneout is None and heads == 1
-
-
-def _bwd_kernel_takes(grad_y: Tensor, *rest: Any) -> bool:
-    recurrent_mask, zoneout, heads, *_ = rest[5:]
-    return grad_y.dtype != torch.float64 and recurrent_mask is None and zoneout is None and heads == 1
+def _kernel_takes(first: Tensor, *_: Any) -> bool:
+    return first.dtype != torch.float64
 
 
 # reset is bool [T,B], False beyond an item's length; zoneout is [T,B,H]. The third result, empty unless training with
@@ -252,7 +246,7 @@ register(
     "bool training) -> (Tensor, Tensor, Tensor)",
     "rnn",
     _fwd_fake,
-    _fwd_kernel_takes,
+    _kernel_takes,
     RNNSequence,
 )
 # grad_y is 0 beyond an item's length; out is the nonlinearity's output, which without zoneout is y. Gives the gradients
@@ -263,5 +257,5 @@ register(
     "bool need_reset_state) -> (Tensor, Tensor, Tensor)",
     "rnn",
     _bwd_fake,
-    _bwd_kernel_takes,
+    _kernel_takes,
 )
