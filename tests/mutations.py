@@ -226,7 +226,7 @@ FAULTS = [
     Fault("exact search: bound of the next length alone", "seqops/decoding/exact_search.py", "widest = [max(scales[n:])", "widest = [min(scales[n:])", "tests/test_exact_search.py -k 'best_of_all'"),
     Fault("exact search: the best is not kept", "seqops/decoding/exact_search.py", "best[b] = _finish(node, total", "_finish(node, total", "tests/test_exact_search.py -k 'best_of_all'"),
     Fault("sample: top_p one token short", "seqops/decoding/sampling.py", "p.cumsum(-1) - p >= top_p", "p.cumsum(-1) >= top_p", "tests/test_sampling.py"),
-    Fault("sample: temperature forgotten", "seqops/decoding/sampling.py", "log_softmax(logits.to(wide) / temperature, -1)", "log_softmax(logits.to(wide), -1)", "tests/test_sampling.py"),
+    Fault("sample: temperature forgotten", "seqops/decoding/sampling.py", "log_softmax(logits.to(wide) / temperature)", "log_softmax(logits.to(wide))", "tests/test_sampling.py"),
     Fault("score: a sequence of length 0 is certain", "seqops/decoding/beam_search.py", "log_probs.masked_fill(lengths_ <= 0, NEVER)", "log_probs.clone()", SEARCH_TESTS),
     Fault("analysis: faults exchanged", "seqops/decoding/error_analysis.py", "missed = r_scores > h_scores", "missed = r_scores < h_scores", SEARCH_TESTS, quick=True),
 ]  # fmt: skip

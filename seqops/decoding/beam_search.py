@@ -12,10 +12,10 @@ from torch.utils import _pytree as pytree
 
 from ..ops._checks import check_lengths, check_shape
 from .beams import BeamSearch, first_tokens
-from .hypotheses import NEVER, BeamSearchOutput
+from .hypotheses import NEVER, BeamSearchOutput, log_softmax
 from .penalties import LengthPenalty, as_length_penalty
 
-__all__ = ["beam_search", "score_sequences"]
+__all__ = ["beam_search", "check_state", "device_of", "score_sequences"]
 
 # step(tokens[B,beam], state) -> (logits[B,beam,V], state) or (logits, state, attention[B,beam,T])
 Step = Callable[[Tensor, Any], tuple[Any, ...]]
@@ -101,8 +101,7 @@ def beam_search(
     arXiv:1610.02424.
     """
     leaves, tree = pytree.tree_flatten(state)
-    if device is None:
-        device = next((t.device for t in (bos, *leaves) if isinstance(t, Tensor)), torch.device("cpu"))
+    device = device_of(device, bos, leaves)
     search = BeamSearch(
         batch_size=batch_size,
         beam_size=beam_size,
@@ -114,9 +113,7 @@ def beam_search(
     )
     B, beam = search.tokens.shape
     if reorder is None:
-        for leaf in leaves:
-            if isinstance(leaf, Tensor) and (leaf.dim() == 0 or leaf.shape[0] != B):
-                raise ValueError(f"beam_search: state's tensors must have shape [{B}, ...], got {list(leaf.shape)}")
+        check_state("beam_search", leaves, B)
         repeated = [_repeat(leaf, beam) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
         state = pytree.tree_unflatten(repeated, tree)
         reorder = partial(_reorder, B=B, beam=beam)
@@ -175,15 +172,26 @@ def score_sequences(
         V = logits.shape[2]
         if low < 0 or high >= V:
             raise ValueError(f"score_sequences: sequences must lie in 0..{V - 1}, got {low}..{high}")
-        log_probs = log_probs.to(torch.promote_types(logits.dtype, torch.float32))
-        log_p = torch.log_softmax(logits[:, 0].to(log_probs.dtype), -1)
-        # A row that is all -inf is impossible, not NaN.
-        log_p = log_p.masked_fill((logits[:, 0] == NEVER).all(-1, keepdim=True), NEVER)
+        log_p = log_softmax(logits[:, 0])
         tokens = sequences[:, t]
         log_probs = log_probs + torch.where(active[:, t], log_p.gather(1, tokens[:, None])[:, 0], 0.0)
     log_probs = log_probs.masked_fill(lengths_ <= 0, NEVER)
     penalty = as_length_penalty("score_sequences", length_penalty)
     return log_probs / penalty(lengths_.clamp(min=1).to(log_probs.dtype)), log_probs
+
+
+def device_of(device: torch.device | str | None, bos: int | Tensor, leaves: Sequence[Any]) -> torch.device:
+    """That which is given, or else that of the first tensor."""
+    if device is None:
+        return next((t.device for t in (bos, *leaves) if isinstance(t, Tensor)), torch.device("cpu"))
+    return torch.device(device)
+
+
+def check_state(op: str, leaves: Sequence[Any], B: int) -> None:
+    """Each tensor of a state has a row for each of B items."""
+    for leaf in leaves:
+        if isinstance(leaf, Tensor) and (leaf.dim() == 0 or leaf.shape[0] != B):
+            raise ValueError(f"{op}: state's tensors must have shape [{B}, ...], got {list(leaf.shape)}")
 
 
 def _repeat(leaf: Tensor, beam: int) -> Tensor:

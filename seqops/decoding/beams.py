@@ -10,7 +10,7 @@ from torch import Tensor
 from ..ops._checks import check_lengths, check_shape
 from ..ops.beam_topk import beam_topk
 from . import processors as rules
-from .hypotheses import NEVER, BeamSearchOutput, History, Pool, read_back
+from .hypotheses import NEVER, BeamSearchOutput, History, Pool, log_softmax, read_back
 from .penalties import LengthPenalty, as_length_penalty, coverage_penalty
 from .processors import LogitsProcessor
 
@@ -245,7 +245,7 @@ class BeamSearch:
             return (*best, *self._split(best.tokens, best.parents))
         # Each group sees what those before it have chosen in this step, and is led away from it.
         if not normalized:
-            values, _ = _log_softmax(values), True
+            values, _ = log_softmax(values), True
         grouped, live = values.unflatten(1, (self.groups, self.w)), self.live.view(self.B, self.groups, self.w)
         allowed = allowed if allowed is None or allowed.dim() == 1 else allowed.view(self.B, self.groups, V)
         chosen = torch.zeros(self.B, V, dtype=values.dtype, device=self.device)
@@ -290,7 +290,7 @@ class BeamSearch:
     def _processed(self, logits: Tensor, normalized: bool) -> tuple[Tensor, bool]:
         if not self.processors or self.sequences is None:
             return logits, normalized
-        log_p = (logits.to(self.live.dtype) if normalized else _log_softmax(logits)).flatten(0, 1)
+        log_p = (logits.to(self.live.dtype) if normalized else log_softmax(logits)).flatten(0, 1)
         for process in self.processors:
             log_p = process(self.running, log_p)
         return log_p.view(logits.shape), True
@@ -348,12 +348,6 @@ class BeamSearch:
         if self.steps == 0:
             raise ValueError(f"{OP}: no step has been made")
         return read_back(self.pool.best(self.B, self.n_best), self.history, self.pad)
-
-
-def _log_softmax(logits: Tensor) -> Tensor:
-    """Of which a row that is all -inf stays so."""
-    log_p = torch.log_softmax(logits, -1, dtype=torch.promote_types(logits.dtype, torch.float32))
-    return log_p.masked_fill_(logits.amax(-1, keepdim=True) == NEVER, NEVER)
 
 
 def _prompt(bos: int | Tensor, B: int, device: torch.device) -> Tensor:

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from ..ops._checks import check_shape
-from .beam_search import Step
+from .beam_search import Step, check_state, device_of
 from .beams import first_tokens
-from .hypotheses import NEVER, BeamSearchOutput
+from .hypotheses import NEVER, BeamSearchOutput, log_softmax
 from .penalties import LengthPenalty, as_length_penalty
 
 __all__ = ["ExactSearchOutput", "exact_search"]
@@ -101,12 +101,9 @@ def exact_search(
     ends = {eos} if isinstance(eos, int) else {int(e) for e in eos}
     pad = (eos if isinstance(eos, int) else int(eos[0])) if pad is None else pad
     leaves, tree = pytree.tree_flatten(state)
-    for leaf in leaves:
-        if isinstance(leaf, Tensor) and (leaf.dim() == 0 or leaf.shape[0] != B):
-            raise ValueError(f"{OP}: state's tensors must have shape [{B}, ...], got {list(leaf.shape)}")
-    if device is None:
-        device = next((t.device for t in (bos, *leaves) if isinstance(t, Tensor)), torch.device("cpu"))
-    first = first_tokens(OP, bos, B, torch.device(device)).tolist()
+    check_state(OP, leaves, B)
+    device = device_of(device, bos, leaves)
+    first = first_tokens(OP, bos, B, device).tolist()
     penalty = as_length_penalty(OP, length_penalty)
     scales = penalty(torch.arange(1, max_length + 1, dtype=torch.float64)).tolist()
     # The most that a prefix of n tokens, whose whole has n + 1 or more, can still be divided by.
@@ -210,9 +207,7 @@ def _ask(step: Step, taken: list[list[Node]], W: int, first: list[int], device: 
     ]
     logits, state, *_ = step(torch.tensor(fed, device=device), pytree.tree_unflatten(joined, some.tree))
     check_shape(OP, "step's logits", logits, (B, W, "V"))
-    dtype = torch.promote_types(logits.dtype, torch.float32)
-    log_p = torch.log_softmax(logits, -1, dtype=dtype)
-    log_p = log_p.masked_fill(logits.amax(-1, keepdim=True) == NEVER, NEVER).cpu()
+    log_p = log_softmax(logits).cpu()
     if bool(torch.stack([log_p[b, w].isnan().any() for b, own in enumerate(taken) for w in range(len(own))]).any()):
         raise ValueError(f"{OP}: step's logits must be numbers, got NaN")
     after, tree = pytree.tree_flatten(state)

@@ -7,9 +7,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["BeamSearchOutput", "History", "Pool", "read_back"]
+__all__ = ["BeamSearchOutput", "History", "Pool", "log_softmax", "read_back"]
 
 NEVER = float("-inf")
+
+
+def log_softmax(logits: Tensor) -> Tensor:
+    """In fp32, or fp64 where logits are. A row that is all -inf, of which torch makes NaN, stays so."""
+    log_p = torch.log_softmax(logits, -1, dtype=torch.promote_types(logits.dtype, torch.float32))
+    return log_p.masked_fill_(logits.amax(-1, keepdim=True) == NEVER, NEVER)
 
 
 class BeamSearchOutput(NamedTuple):

@@ -9,10 +9,9 @@ from torch import Tensor
 
 from ..ops._checks import check_dtypes
 from ..ops.beam_topk import beam_topk
+from .hypotheses import NEVER, log_softmax
 
 __all__ = ["Sample", "TopKLogProbs", "sample", "topk_logprobs"]
-
-NEVER = float("-inf")
 
 
 class TopKLogProbs(NamedTuple):
@@ -104,8 +103,7 @@ def sample(
         log_p, tokens = topk_logprobs(logits, top_k, temperature=temperature)
     else:
         wide = torch.promote_types(logits.dtype, torch.float32)
-        log_p = torch.log_softmax(logits.to(wide) / temperature, -1)
-        log_p = log_p.masked_fill(logits.amax(-1, keepdim=True) == NEVER, NEVER)
+        log_p = log_softmax(logits.to(wide) / temperature)
         if top_p is not None and top_p < 1:
             log_p, tokens = log_p.sort(dim=-1, descending=True, stable=True)
     kept = log_p
