@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from ._dtypes import compute_dtype
+
 __all__ = ["additive_attention_scores_bwd", "additive_attention_weights", "allowed_positions"]
 
 # Elements of a tile of tanh values: two of them should stay in a core's cache between the passes over them.
@@ -19,10 +21,6 @@ def allowed_positions(mask: Tensor | None, lengths: Tensor | None, T: int) -> Te
         return mask
     within = torch.arange(T, device=lengths.device) < lengths[:, None, None]
     return within if mask is None else within & mask
-
-
-def _compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    return torch.float32 if dtype.itemsize < 4 else dtype
 
 
 def _blocks(B: int, Q: int, T: int, D: int, lengths: Tensor | None) -> Iterator[tuple[slice, slice, slice]]:
@@ -42,7 +40,7 @@ def _blocks(B: int, Q: int, T: int, D: int, lengths: Tensor | None) -> Iterator[
 def _buffers(query: Tensor, T: int) -> Tensor:
     """Two buffers, each for any tile of `_blocks`."""
     B, Q, D = query.shape
-    return query.new_empty(2, min(max(TILE, D), B * Q * T * D), dtype=_compute_dtype(query.dtype))
+    return query.new_empty(2, min(max(TILE, D), B * Q * T * D), dtype=compute_dtype(query.dtype))
 
 
 def _tanh_tile(buffers: Tensor, query: Tensor, keys: Tensor) -> Tensor:

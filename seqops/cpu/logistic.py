@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .rows import check_ids, compute_dtype, scores_of
+from ._dtypes import compute_dtype
+from .rows import check_range, scores_of
 from .sampler import alias_draw, draw_at
 
 __all__ = ["hierarchical_softmax_fwd", "negative_sampling_fwd"]
@@ -14,11 +15,11 @@ __all__ = ["hierarchical_softmax_fwd", "negative_sampling_fwd"]
 
 def _items(op: str, source: Tensor, index: Tensor | None, target: Tensor, classes: int) -> tuple[Tensor, Tensor]:
     """The items' own vectors, any where an item is left out, and their targets int64, there -1."""
-    check_ids(op, "target", target, classes, low=-1)
+    check_range(op, "target", target, classes, low=-1)
     target = target.to(torch.int64)
     if index is None:
         return source.to(compute_dtype(source.dtype)), target
-    check_ids(op, "center", index, source.shape[0], low=-1)
+    check_range(op, "center", index, source.shape[0], low=-1)
     hidden = source.index_select(0, index.clamp(min=0)).to(compute_dtype(source.dtype))
     return hidden, target.masked_fill(index < 0, -1)
 
@@ -45,7 +46,7 @@ def negative_sampling_fwd(
     if threshold is not None and alias is not None and seed is not None:
         drawn = _drawn(threshold, alias, seed, target, num_negatives, attempts, padding_idx)
     elif negatives is not None:
-        check_ids(op, "negatives", negatives, V, low=-1)
+        check_range(op, "negatives", negatives, V, low=-1)
         drawn = negatives.to(torch.int64)
     else:
         raise ValueError(f"{op}: neither negatives nor a sampler")

@@ -14,20 +14,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["check_ids", "row_scatter", "row_scatter_sparse", "row_scores", "row_sums", "scores_of"]
+from ._dtypes import compute_dtype
+
+__all__ = [
+    "check_range",
+    "row_scatter",
+    "row_scatter_sparse",
+    "row_scores",
+    "row_sums",
+    "scores_of",
+    "sorted_rows",
+]
 
 
-def check_ids(op: str, name: str, ids: Tensor, size: int, low: int = 0) -> None:
+def check_range(op: str, name: str, ids: Tensor, size: int, low: int = 0) -> None:
     """Raises where ids on a CPU are out of range; to look at a GPU's would make the host wait."""
-    if ids.device.type != "cpu" or not ids.numel():
+    if ids.device.type != "cpu" or not ids.numel() or torch.compiler.is_compiling():
         return
     first, last = (int(v) for v in torch.aminmax(ids))
     if first < low or last >= size:
         raise ValueError(f"{op}: {name} must lie in {low}..{size - 1}, got {first}..{last}")
-
-
-def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    return torch.float32 if dtype.itemsize < 4 else dtype
 
 
 def _ragged(rows: Tensor, *beside: Tensor) -> tuple[Tensor, Tensor, list[Tensor], Tensor | None]:
@@ -83,7 +89,7 @@ def scores_of(hidden: Tensor, weight: Tensor, rows: Tensor) -> Tensor:
 
 def row_scores(hidden: Tensor, weight: Tensor, rows: Tensor, sparse: bool) -> Tensor:
     """See `seqops.ops._rows`."""
-    check_ids("row_scores", "rows", rows, weight.shape[0], low=-1)
+    check_range("row_scores", "rows", rows, weight.shape[0], low=-1)
     return scores_of(hidden, weight, rows)
 
 
@@ -102,14 +108,14 @@ def _bags(table: Tensor, ids: Tensor, offsets: Tensor, coefficients: Tensor) -> 
 
 def row_sums(table: Tensor, rows: Tensor, coefficients: Tensor, sparse: bool) -> Tensor:
     """See `seqops.ops._rows`."""
-    check_ids("row_sums", "rows", rows, table.shape[0], low=-1)
+    check_range("row_sums", "rows", rows, table.shape[0], low=-1)
     ids, offsets, (own,), _ = _ragged(rows, coefficients)
     if not ids.numel() or not table.shape[1]:
         return table.new_zeros(rows.shape[0], table.shape[1], dtype=compute_dtype(table.dtype))
     return _bags(table, ids, offsets, own)
 
 
-def _sorted(rows: Tensor) -> tuple[Tensor, Tensor]:
+def sorted_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
     """The rows that are not negative, in ascending order, and where each stood."""
     if rows.device.type != "cpu":
         ids, order = torch.sort(rows.to(torch.int64), stable=True)
@@ -134,7 +140,7 @@ def row_scatter(
 ) -> Tensor:
     """See `seqops.ops._rows`. Each row of a wide gradient is written once, those that are zero too."""
     D = source.shape[1]
-    ids, order = _sorted(rows.reshape(-1))
+    ids, order = sorted_rows(rows.reshape(-1))
     if not ids.numel() or not D:
         return source.new_zeros(num_rows, D, dtype=dtype)
     if dtype.itemsize < 4:
@@ -150,7 +156,7 @@ def row_scatter_sparse(
     source: Tensor, index: Tensor | None, coefficients: Tensor, rows: Tensor, num_rows: int, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
     """See `seqops.ops._rows`."""
-    ids, order = _sorted(rows.reshape(-1))
+    ids, order = sorted_rows(rows.reshape(-1))
     if not ids.numel() or not source.shape[1]:
         ids = ids.unique_consecutive()
         return ids, source.new_zeros(ids.shape[0], source.shape[1], dtype=dtype)

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..cpu._dtypes import compute_dtype
 from ._autograd import once_differentiable
 from ._checks import check_device, check_dtypes, check_shape
-from ._rows import check_ids, check_sparse, compute_dtype, row_gradient, row_sums
+from ._rows import check_ids, check_sparse, row_gradient, row_sums
 
 __all__ = ["Pairs", "logistic_backward", "pairs", "reduce"]
 

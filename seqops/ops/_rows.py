@@ -11,16 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..cpu._dtypes import compute_dtype
 from ._autograd import once_differentiable
 from ._checks import check_device, check_shape
 from ._register import register
 
-__all__ = ["check_ids", "check_sparse", "compute_dtype", "kernel_takes", "row_gradient", "row_scores", "row_sums"]
-
-
-def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Of scores, sums and losses: float32, or float64 where the tables are."""
-    return torch.promote_types(dtype, torch.float32)
+__all__ = ["check_ids", "check_sparse", "kernel_takes", "row_gradient", "row_scores", "row_sums"]
 
 
 def check_ids(op: str, name: str, ids: Tensor, shape: Sequence[int | str], first_name: str, first: Tensor) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..cpu.rows import check_ids as check_range
+from ..cpu._dtypes import compute_dtype
+from ..cpu.rows import check_range
 from ._checks import check_device, check_dtypes, check_shape
-from ._rows import check_ids, check_sparse, compute_dtype, row_scores, row_sums
+from ._rows import check_ids, check_sparse, row_scores, row_sums
 
 __all__ = ["glove_loss"]
 
@@ -70,11 +71,10 @@ def glove_loss(
     dtype = compute_dtype(weight.dtype)
     if x.dtype not in (weight.dtype, torch.float32, torch.float64):
         raise TypeError(f"{op}: x must be {dtype}, got {x.dtype}")
-    if not torch.compiler.is_compiling():
-        check_range(op, "i", i, weight.shape[0], low=-1)
-        check_range(op, "j", j, context_weight.shape[0], low=-1)
-        if x.device.type == "cpu" and not bool((x > 0).all()):
-            raise ValueError(f"{op}: x must be above 0, got {x[~(x > 0)][0].item()}")
+    check_range(op, "i", i, weight.shape[0], low=-1)
+    check_range(op, "j", j, context_weight.shape[0], low=-1)
+    if x.device.type == "cpu" and not torch.compiler.is_compiling() and not bool((x > 0).all()):
+        raise ValueError(f"{op}: x must be above 0, got {x[~(x > 0)][0].item()}")
     inside = (i < weight.shape[0]) & (j < context_weight.shape[0])
     present = (i >= 0) & (j >= 0) & (x > 0) & inside
     i, j = torch.where(present, i, -1)[:, None], torch.where(present, j, -1)[:, None]

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..cpu._dtypes import compute_dtype
 from ._checks import check_device, check_dtypes, check_shape
 from ._logistic import logistic_backward, pairs, reduce
 from ._register import register
-from ._rows import compute_dtype, kernel_takes
+from ._rows import kernel_takes
 
 if TYPE_CHECKING:
     from ..embeddings.huffman import HuffmanTree

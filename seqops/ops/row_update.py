@@ -7,8 +7,11 @@ import math
 import torch
 from torch import Tensor
 
+from ..cpu._dtypes import compute_dtype
+from ..cpu.rows import check_range
 from ._checks import FLOATING, check_device, check_shape
 from ._register import register
+from ._rows import check_ids
 
 __all__ = ["row_update_"]
 
@@ -51,19 +54,16 @@ def row_update_(
     op = "row_update_"
     check_shape(op, "weight", weight, ("V", "D"))
     V, D = weight.shape
-    check_shape(op, "ids", ids, ("N",))
+    check_ids(op, "ids", ids, ("N",), "weight", weight)
     check_shape(op, "grad", grad, (len(ids), D))
-    if ids.dtype not in (torch.int32, torch.int64):
-        raise TypeError(f"{op}: ids must be int32 or int64, got {ids.dtype}")
     for name, tensor in (("weight", weight), ("grad", grad)):
         if tensor.dtype not in FLOATING:
             raise TypeError(f"{op}: {name} must be float16, bfloat16, float32 or float64, got {tensor.dtype}")
-    check_device(op, "ids", ids, "weight", weight)
     check_device(op, "grad", grad, "weight", weight)
     if state is not None:
         check_shape(op, "state", state, (V,))
         check_device(op, "state", state, "weight", weight)
-        dtype = torch.promote_types(weight.dtype, torch.float32)
+        dtype = compute_dtype(weight.dtype)
         if state.dtype != dtype:
             raise TypeError(f"{op}: state must be {dtype} for a {weight.dtype} weight, got {state.dtype}")
         if clip is not None:
@@ -73,17 +73,9 @@ def row_update_(
             raise ValueError(f"{op}: {name} must be finite and 0 or more, got {value}")
     if clip == 0:
         raise ValueError(f"{op}: clip must be above 0, got 0")
-    check_ids(op, "ids", ids, V)
+    check_range(op, "ids", ids, V)
     torch.ops.seqops.row_update_(weight, ids, grad, lr, state, clip, eps)
     return weight
-
-
-def check_ids(op: str, name: str, ids: Tensor, V: int) -> None:
-    """On the CPU ids lie in 0..V-1; to look at a GPU's would make the host wait."""
-    if ids.device.type == "cpu" and ids.numel() and not torch.compiler.is_compiling():
-        low, high = (int(v) for v in torch.aminmax(ids))
-        if low < 0 or high >= V:
-            raise ValueError(f"{op}: {name} must lie in 0..{V - 1}, got {low}..{high}")
 
 
 def _fake(
