@@ -8,16 +8,15 @@ import torch
 from torch import Tensor
 
 from ..ops.layer_norm_gru import layer_norm_gru, layer_norm_gru_cell
-from ._cells import Cell, check_cell_input
-from ._layer_norm import check_eps, gain, norm_names, start
+from ._cells import check_cell_input
+from ._layer_norm import NormedCell, NormedLayer
 from ._recurrent import State
-from ._regularization import changed
 from .gru import GRU
 
 __all__ = ["LayerNormGRU", "LayerNormGRUCell"]
 
 
-class LayerNormGRU(GRU):
+class LayerNormGRU(NormedLayer, GRU):
     """A GRU with layer normalisation inside the recurrence; constructor, forward and layouts as `seqops.nn.GRU`.
 
     Its two products are normalised apart: haste's form, after Ba et al. 2016, arXiv:1607.06450. With `joint` their sum
@@ -28,39 +27,11 @@ class LayerNormGRU(GRU):
     Gains start at 1, biases at 0, but with `joint` that of z at 1, by which most of the old state passes.
     """
 
-    joint = False
-    eps = 1e-5
-
     def __init__(self, *args: Any, joint: bool = False, eps: float = 1e-5, **kwargs: Any) -> None:
         if "reset_after" in kwargs:
             raise TypeError("LayerNormGRU: reset_after is no argument; the reset gate acts after the product")
         super().__init__(*args, **kwargs)
-        self.joint, self.eps = joint, check_eps(self._name, eps)
-        for group in self._all_weights:
-            which = group[0].removeprefix("weight_ih")
-            if joint and self.bias:
-                delattr(self, "bias_ih" + which)
-                group.remove("bias_ih" + which)
-            for name in norm_names(self.bias, joint, False):
-                setattr(self, name + which, gain(getattr(self, group[0]), name, self.hidden_size))
-                group.append(name + which)
-        self._flat_weights_names = [name for group in self._all_weights for name in group]
-        self._init_flat_weights()
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        start(self, self.hidden_size, self.joint)
-
-    def extra_repr(self) -> str:
-        return super().extra_repr() + changed(self, {"joint": False, "eps": 1e-5})
-
-    @property
-    def _name(self) -> str:
-        return "LayerNormGRU"
-
-    def _weights(self, which: str) -> list[Any]:
-        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "gamma_ih", "gamma_hh")
-        return [getattr(self, name + which, None) for name in names]
+        self._add_norms(joint, False, eps)
 
     def _run(
         self, x: Tensor, state: State, weights: list[Any], zoneout: list[Any], return_cells: bool, **options: Any
@@ -70,20 +41,15 @@ class LayerNormGRU(GRU):
             x,
             *state,
             *weights,
-            joint=self.joint,
-            eps=self.eps,
             zoneout=zoneout[0],
             reset_state=None if fresh is None else fresh[0],
-            **options,
+            **options | self._norm_options(),
         )
         return y, (h,), None
 
 
-class LayerNormGRUCell(Cell):
+class LayerNormGRUCell(NormedCell):
     """One step of a `LayerNormGRU`; constructor and forward as `seqops.nn.GRUCell`, `joint` and `eps` as there."""
-
-    joint = False
-    eps = 1e-5
 
     def __init__(
         self,
@@ -99,20 +65,7 @@ class LayerNormGRUCell(Cell):
         zoneout: float = 0.0,
     ) -> None:
         super().__init__(input_size, hidden_size, bias, num_chunks=3, device=device, dtype=dtype)
-        self.joint, self.eps = joint, check_eps(self._name, eps)
-        if joint:
-            self.register_parameter("bias_ih", None)
-        for name in ("gamma_ih", "gamma_hh"):
-            there = name in norm_names(bias, joint, False)
-            self.register_parameter(name, gain(self.weight_ih, name, hidden_size) if there else None)
-        self._regularize(num_heads, zoneout)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        start(self, self.hidden_size, self.joint)
-
-    def extra_repr(self) -> str:
-        return super().extra_repr() + changed(self, {"joint": False, "eps": 1e-5})
+        self._add_norms(joint, False, eps, num_heads, zoneout)
 
     def forward(
         self,
@@ -126,8 +79,7 @@ class LayerNormGRUCell(Cell):
 
         recurrent_mask [B, H]: see `seqops.functional.gru_cell`; one for all steps is variational dropout.
         """
-        biases, gains = (self.bias_ih, self.bias_hh), (self.gamma_ih, self.gamma_hh)
         x, (h,) = check_cell_input(self._name, input, None if hx is None else (hx,), self.weight_ih, self.hidden_size)
-        options = {"joint": self.joint, "eps": self.eps, **self._options(x, recurrent_mask, generator)}
-        h = layer_norm_gru_cell(x, h, self.weight_ih, self.weight_hh, *biases, *gains, **options)  # type: ignore[arg-type]
+        options = self._norm_options() | self._options(x, recurrent_mask, generator)
+        h = layer_norm_gru_cell(x, h, *self._weights(), **options)
         return h if input.dim() == 2 else h.squeeze(0)

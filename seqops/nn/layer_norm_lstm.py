@@ -8,17 +8,16 @@ import torch
 from torch import Tensor
 
 from ..ops.layer_norm_lstm import layer_norm_lstm, layer_norm_lstm_cell
-from ._cells import Cell, check_cell_input
-from ._layer_norm import check_eps, gain, norm_names, start
+from ._cells import check_cell_input
+from ._layer_norm import NormedCell, NormedLayer
 from ._recurrent import State
-from ._regularization import changed
 from .lstm import LSTM
 
 __all__ = ["LayerNormLSTM", "LayerNormLSTMCell"]
 
 
-class LayerNormLSTM(LSTM):
-    """A LSTM with layer normalisation inside the recurrence; constructor, forward and layouts as `seqops.nn.LSTM`.
+class LayerNormLSTM(NormedLayer, LSTM):
+    """An LSTM with layer normalisation inside the recurrence; constructor, forward and layouts as `seqops.nn.LSTM`.
 
     Its two products are normalised apart, and with `norm_cell` the cell before its tanh: haste's form, after Ba et al.
     2016, arXiv:1607.06450. With `joint` the products' sum is normalised. The formulas: see
@@ -28,8 +27,6 @@ class LayerNormLSTM(LSTM):
     and with `norm_cell` gamma_c_l* and beta_c_l*. Gains start at 1, biases at 0, but that of the forget gate at 1.
     """
 
-    joint = False
-    eps = 1e-5
     norm_cell = True
 
     def __init__(
@@ -38,33 +35,7 @@ class LayerNormLSTM(LSTM):
         if kwargs.get("proj_size"):
             raise ValueError(f"LayerNormLSTM: proj_size must be 0, got {kwargs['proj_size']}")
         super().__init__(*args, **kwargs)
-        self.joint, self.eps = joint, check_eps(self._name, eps)
-        self.norm_cell = norm_cell
-        for group in self._all_weights:
-            which = group[0].removeprefix("weight_ih")
-            if joint and self.bias:
-                delattr(self, "bias_ih" + which)
-                group.remove("bias_ih" + which)
-            for name in norm_names(self.bias, joint, norm_cell):
-                setattr(self, name + which, gain(getattr(self, group[0]), name, self.hidden_size))
-                group.append(name + which)
-        self._flat_weights_names = [name for group in self._all_weights for name in group]
-        self._init_flat_weights()
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        start(self, self.hidden_size, True)
-
-    def extra_repr(self) -> str:
-        return super().extra_repr() + changed(self, {"joint": False, "norm_cell": True, "eps": 1e-5})
-
-    @property
-    def _name(self) -> str:
-        return "LayerNormLSTM"
-
-    def _weights(self, which: str) -> list[Any]:
-        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "gamma_ih", "gamma_hh", "gamma_c", "beta_c")
-        return [getattr(self, name + which, None) for name in names]
+        self._add_norms(joint, norm_cell, eps)
 
     def _run(
         self, x: Tensor, state: State, weights: list[Any], zoneout: list[Any], return_cells: bool, **options: Any
@@ -73,21 +44,16 @@ class LayerNormLSTM(LSTM):
             x,
             state,  # type: ignore[arg-type]
             *weights,
-            joint=self.joint,
-            norm_cell=self.norm_cell,
-            eps=self.eps,
             zoneout=tuple(zoneout),
             return_cells=return_cells,
-            **options,
+            **options | self._norm_options(),
         )
         return y, last, cells[0] if cells else None
 
 
-class LayerNormLSTMCell(Cell):
+class LayerNormLSTMCell(NormedCell):
     """One step of `LayerNormLSTM`: constructor and forward of `seqops.nn.LSTMCell`, and `joint`, `norm_cell`, `eps`."""
 
-    joint = False
-    eps = 1e-5
     norm_cell = True
     _states = 2
 
@@ -106,21 +72,7 @@ class LayerNormLSTMCell(Cell):
         zoneout: float | tuple[float, float] = 0.0,
     ) -> None:
         super().__init__(input_size, hidden_size, bias, num_chunks=4, device=device, dtype=dtype)
-        self.joint, self.eps = joint, check_eps(self._name, eps)
-        self.norm_cell = norm_cell
-        if joint:
-            self.register_parameter("bias_ih", None)
-        for name in ("gamma_ih", "gamma_hh", "gamma_c", "beta_c"):
-            there = name in norm_names(bias, joint, norm_cell)
-            self.register_parameter(name, gain(self.weight_ih, name, hidden_size) if there else None)
-        self._regularize(num_heads, zoneout)
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        start(self, self.hidden_size, True)
-
-    def extra_repr(self) -> str:
-        return super().extra_repr() + changed(self, {"joint": False, "norm_cell": True, "eps": 1e-5})
+        self._add_norms(joint, norm_cell, eps, num_heads, zoneout)
 
     def forward(
         self,
@@ -134,9 +86,7 @@ class LayerNormLSTMCell(Cell):
 
         recurrent_mask [B, H]: see `seqops.functional.lstm_cell`; one for all steps is variational dropout.
         """
-        biases, gains = (self.bias_ih, self.bias_hh), (self.gamma_ih, self.gamma_hh, self.gamma_c, self.beta_c)
         x, state = check_cell_input(self._name, input, hx, self.weight_ih, self.hidden_size, states=2)
-        options = {"joint": self.joint, "norm_cell": self.norm_cell, "eps": self.eps}
-        options |= self._options(x, recurrent_mask, generator)
-        h, c = layer_norm_lstm_cell(x, state, self.weight_ih, self.weight_hh, *biases, *gains, **options)  # type: ignore[arg-type]
+        options = self._norm_options() | self._options(x, recurrent_mask, generator)
+        h, c = layer_norm_lstm_cell(x, state, *self._weights(), **options)  # type: ignore[arg-type]
         return (h, c) if input.dim() == 2 else (h.squeeze(0), c.squeeze(0))
