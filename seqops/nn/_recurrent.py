@@ -198,22 +198,20 @@ class Recurrent(RNNBase):
         if reset is not None and self.bidirectional:
             # An episode that begins at t is left between t and t - 1, on the way back.
             backward_reset = torch.cat((reset[1:], torch.zeros_like(reset[:1])))
+        draws = (self.training, generator)
+        sizes = (self.proj_size or self.hidden_size, self.hidden_size)
+        rates = list(zip(self._zoneouts(), sizes, strict=False))
         last: list[State] = []
         cells: list[Tensor] = []
         for layer in range(self.num_layers):
             outputs = []
             for suffix in ("", "_reverse") if self.bidirectional else ("",):
                 row = len(last)
-                draws = (self.training, generator)
-                sizes = (self.proj_size or self.hidden_size, self.hidden_size)
                 y, state, c = self._run(
                     x,
                     tuple(h[row] for h in hx),
                     self._weights(f"_l{layer}{suffix}"),
-                    [
-                        zoneout(p, (*x.shape[:2], size), x, *draws)
-                        for p, size in zip(self._zoneouts(), sizes, strict=False)
-                    ],
+                    [zoneout(p, (*x.shape[:2], size), x, *draws) for p, size in rates],
                     return_cells,
                     lengths=lengths,
                     reset=backward_reset if suffix else reset,
