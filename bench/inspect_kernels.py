@@ -43,6 +43,7 @@ from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
 import seqops.kernels
+from seqops.cpu._recurrent import BOTH
 from seqops.kernels import (
     additive_attention,
     beam_topk,
@@ -186,10 +187,15 @@ def walks() -> Iterator[Walk]:
             (cell, 1, never | regular, tuple(DTYPES), (), False),
             (f"{cell} 2 heads", 2, never | regular, few[1:], (256,), False),
             (f"{cell} 2 heads regular", 2, never - before, few, (512,), True),
+            (f"{cell} both ways", 2, never | regular, few[:1], (256 if gates == 1 else 64, 1024), False),
+            (f"{cell} both ways", 2, never | regular, few[1:], (64,), False),
         ):
             if cell == "relu" and label != cell:
                 continue
-            constants = functools.partial(lambda c, H: c, {"CELL": cell, "GATES": gates, "HEADS": heads})
+            constants = functools.partial(
+                lambda c, H: c,
+                {"CELL": cell, "GATES": gates, "HEADS": heads, "REVERSE": BOTH if "both" in label else False},
+            )
             yield Walk(kernel, table, label, same, constants, without, False, heads, dtypes, sizes, masked)
     for kernel, table in ((gru_cho.cho_fwd_kernel, config.CHO_FWD), (gru_cho.cho_bwd_kernel, config.CHO_BWD)):
         yield Walk(kernel, table, "Cho", lambda H: (H, H, H), lambda H: {}, halves=True)

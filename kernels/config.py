@@ -76,7 +76,7 @@ class ElementwiseConfig:
 GRU_FWD = (
     RecurrentRow(2, 256, RecurrentConfig(16, 16, 64, 4)),
     RecurrentRow(2, 768, RecurrentConfig(16, 16, 128, 4)),
-    RecurrentRow(2, 1024, RecurrentConfig(32, 16, 128, 4)),
+    RecurrentRow(2, 1024, RecurrentConfig(32, 16, 64, 4)),
     RecurrentRow(2, 2048, RecurrentConfig(16, 16, 64, 8)),
     RecurrentRow(4, 256, RecurrentConfig(16, 8, 32, 4)),
     RecurrentRow(4, 1024, RecurrentConfig(32, 8, 64, 4)),

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..cpu._recurrent import HiddenWeights
+from ..cpu._recurrent import HiddenWeights, each_direction
+from ..cpu.gru import BACKWARD, FORWARD
 from . import config
 from .common import device_guard
 from .gru_cho import cho_back, cho_forward
-from .recurrent import gru_gates, plain, walk_back, walk_forward
+from .recurrent import at_once, gru_gates, plain, walk_back, walk_forward
 
 __all__ = ["gru_sequence_bwd", "gru_sequence_fwd"]
 
@@ -76,6 +79,17 @@ def gru_factors_kernel(
     tl.store(gx_ptr + gates + 2 * H, by_n.to(dtype), mask=mask)
 
 
+def _fwd_at_once(x: Tensor, h0: Tensor, *rest: Any) -> bool:
+    mask, zoneout, heads, _, reset_after, _ = rest[7:]
+    return reset_after and at_once("gru", False, x, x.shape[0], h0.shape[1], heads, mask, zoneout)
+
+
+def _bwd_at_once(grad_y: Tensor, grad_h_n: Tensor, *rest: Any) -> bool:
+    mask, zoneout, heads, _, reset_after, *_ = rest[7:]
+    return reset_after and at_once("gru", True, grad_y, *grad_y.shape[::2], heads, mask, zoneout)
+
+
+@each_direction(FORWARD, _fwd_at_once)
 def gru_sequence_fwd(
     x: Tensor,
     h0: Tensor,
@@ -105,6 +119,7 @@ def gru_sequence_fwd(
     return y, h_n, x.new_empty(0)
 
 
+@each_direction(BACKWARD, _bwd_at_once)
 def gru_sequence_bwd(
     grad_y: Tensor,
     grad_h_n: Tensor,

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..cpu._recurrent import HiddenWeights, mask_ended, sum_of_biases
+from ..cpu._recurrent import HiddenWeights, each_direction, mask_ended, sum_of_biases
+from ..cpu.lstm import BACKWARD, FORWARD
 from . import config
 from .common import device_guard, tanh
 from .lstm_projected import projected_back, projected_forward
-from .recurrent import lstm_gates, plain, walk_back, walk_forward
+from .recurrent import at_once, lstm_gates, plain, walk_back, walk_forward
 
 __all__ = ["lstm_sequence_bwd", "lstm_sequence_fwd"]
 
@@ -84,6 +87,17 @@ def lstm_factors_kernel(
     tl.store(aux + H, f.to(dtype), mask=mask)
 
 
+def _fwd_at_once(x: Tensor, h0: Tensor, *rest: Any) -> bool:
+    mask, zoneout_h, zoneout_c, heads, *_ = rest[10:]
+    return at_once("lstm", False, x, x.shape[0], h0.shape[1], heads, mask, zoneout_h, zoneout_c)
+
+
+def _bwd_at_once(grad_y: Tensor, grad_h_n: Tensor, *rest: Any) -> bool:
+    mask, zoneout_h, zoneout_c, heads, *_ = rest[10:]
+    return at_once("lstm", True, grad_y, *grad_y.shape[::2], heads, mask, zoneout_h, zoneout_c)
+
+
+@each_direction(FORWARD, _fwd_at_once)
 def lstm_sequence_fwd(
     x: Tensor,
     h0: Tensor,
@@ -120,6 +134,7 @@ def lstm_sequence_fwd(
     return y, h_n, c_n, c_all, x.new_empty(0)
 
 
+@each_direction(BACKWARD, _bwd_at_once)
 def lstm_sequence_bwd(
     grad_y: Tensor,
     grad_h_n: Tensor,

@@ -9,6 +9,7 @@ step, so that one barrier a step is enough. Where the grid fits on the chip at o
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..cpu._recurrent import HiddenWeights
+from ..cpu._recurrent import BOTH, HiddenWeights, half_of
 from . import config
 from .common import device_guard, dot_precision, grid_barrier, resident_limits, sigmoid, tanh
 
@@ -24,6 +25,7 @@ __all__ = [
     "GATES",
     "RUN_TIME",
     "add_at",
+    "at_once",
     "gru_gates",
     "leave",
     "lengths_of",
@@ -94,21 +96,26 @@ def lengths_of(lengths_ptr, rows, row_mask, T):
 
 
 @triton.jit
-def time_of(step, T, BACKWARDS: tl.constexpr):
-    """The time of the walk's step, and that of the step before it."""
-    if BACKWARDS:
-        t = tl.cast(T - 1 - step, tl.int64)
-        before = t + 1
-    else:
-        t = tl.cast(step, tl.int64)
-        before = t - 1
-    return t, before
+def time_of(step, T, back):
+    """The time of the walk's step, and that of the step before it; `back` is 1, or True, where it goes back."""
+    sign = 1 - 2 * back
+    t = tl.cast(back * (T - 1) + sign * step, tl.int64)
+    return t, t - sign
 
 
 @triton.jit
-def starts_at(t, length, REVERSE: tl.constexpr):
+def starts_at(t, length, back):
     """Which rows have their first step at t."""
-    return t == length - 1 if REVERSE else length * 0 == t
+    return t == back * (length - 1)
+
+
+@triton.jit
+def direction_of(group, HEADS: tl.constexpr, REVERSE: tl.constexpr):
+    """1 where the group of programs goes back, else 0; of both directions (2) the second half of the heads does."""
+    back = tl.cast(REVERSE, tl.int32)
+    if REVERSE == 2:
+        back = tl.cast(group % HEADS >= HEADS // 2, tl.int32)
+    return back
 
 
 @triton.jit
@@ -297,6 +304,9 @@ def recurrent_fwd_kernel(
         else:
             bias = bias + (tl.load(b_hh_ptr + g * H + units, mask=unit_mask, other=0.0).to(tl.float32),)
     length = lengths_of(lengths_ptr, rows, row_mask, T)
+    back = direction_of(group, HEADS, REVERSE)
+    if reset_ptr is not None and REVERSE == 2:
+        reset_ptr += back.to(tl.int64) * T * B
     scale_ptrs = None
     if mask_ptr is not None:
         scale_ptrs = mask_ptr + rows * H + first
@@ -306,8 +316,8 @@ def recurrent_fwd_kernel(
     if CELL == "lstm":
         c = tl.load(state_ptr + second + own, mask=mask, other=0.0)
     for step in range(step0, step0 + STEPS):
-        t, before = time_of(step, T, REVERSE)
-        starts = starts_at(t, length, REVERSE)
+        t, before = time_of(step, T, back)
+        starts = starts_at(t, length, back)
         active = t < length
         gx_ptrs = gx_ptr + t * B * GATES * H + rows[:, None] * GATES * H + units[None, :]
         gx = ()
@@ -418,6 +428,9 @@ def recurrent_bwd_kernel(
     w_ptr = w_hh_ptr + first * D - first
     w = load_slices(w_ptr, units, unit_mask, DEPTH, D, 1, H * D, PARTS, BLOCK_K, RESIDENT)
     length = lengths_of(lengths_ptr, rows, row_mask, T)
+    back = direction_of(group, HEADS, REVERSE)
+    if reset_ptr is not None and REVERSE == 2:
+        reset_ptr += back.to(tl.int64) * T * B
 
     direct = tl.load(state_ptr + own, mask=mask, other=0.0)
     dc = direct
@@ -430,7 +443,7 @@ def recurrent_bwd_kernel(
         if CELL == "lstm":
             by_reset_c = tl.load(by_reset_ptr + second + own, mask=mask, other=0.0)
     for step in range(step0, step0 + STEPS):
-        t, after = time_of(step, T, not REVERSE)
+        t, after = time_of(step, T, 1 - back)
         active = (t < length)[:, None]
         gates = t * B * K + rows[:, None] * K + units[None, :]
         by = ()
@@ -572,6 +585,21 @@ def plain(tensor: Tensor | None) -> Tensor | None:
     return tensor.contiguous().view(torch.uint8) if tensor.dtype == torch.bool else tensor.contiguous()
 
 
+def at_once(cell: str, backward: bool, like: Tensor, T: int, H: int, heads: int, *regular: Tensor | None) -> bool:
+    """Whether both directions are walked in one launch: if each by itself would keep its weights, both must do so."""
+    joint, single = (_tile(cell, backward, like, T, H * n // heads, n, regular) for n in (heads, heads // 2))
+    return joint.resident or not single.resident
+
+
+def _tile(
+    cell: str, backward: bool, like: Tensor, T: int, H: int, heads: int, regular: Sequence[Tensor | None]
+) -> config.RecurrentConfig:
+    tables = {"gru": (config.GRU_FWD, config.GRU_BWD), "lstm": (config.LSTM_FWD, config.LSTM_BWD)}
+    table = tables.get(cell, (config.RNN_FWD, config.RNN_BWD))[backward]
+    D = H // heads
+    return pick(table, like, T, D, (D,) * GATES[cell], heads, any(r is not None for r in regular))
+
+
 def walk_forward(
     cell: str,
     gx: Tensor,
@@ -585,7 +613,7 @@ def walk_forward(
     zoneout: Tensor | None,
     zoneout_c: Tensor | None,
     heads: int,
-    reverse: bool,
+    reverse: int,
     keep_cells: bool,
 ) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
     """y, the last state, and all cells (none unless kept). gx [T,B,gates*H] as `recurrent_fwd_kernel` has it."""
@@ -612,12 +640,9 @@ def walk_forward(
             cells if keep_cells else None,
             last,
         )
-        table = {"gru": config.GRU_FWD, "lstm": config.LSTM_FWD}.get(cell, config.RNN_FWD)
-        D = H // heads
         constants: dict[str, Any] = {"CELL": cell, "GATES": GATES[cell], "H": H, "HEADS": heads, "REVERSE": reverse}
-        regular = any(r is not None for r in (recurrent_mask, zoneout, zoneout_c))
-        cfg = pick(table, gx, T, D, (D,) * GATES[cell], heads, regular)
-        walk(recurrent_fwd_kernel, args, cfg, D, T, B, gx, heads=heads, **constants)
+        cfg = _tile(cell, False, gx, T, H, heads, (recurrent_mask, zoneout, zoneout_c))
+        walk(recurrent_fwd_kernel, args, cfg, H // heads, T, B, gx, heads=heads, **constants)
     return y, tuple(last.to(gx.dtype).unbind(0)), cells
 
 
@@ -625,8 +650,8 @@ def leave(
     first: int,
     dg: Tensor,
     w_hh: Tensor,
-    state: tuple[Tensor, ...],
-    by_reset: tuple[Tensor, ...] | None,
+    state: Tensor | tuple[Tensor, ...],
+    by_reset: Tensor | tuple[Tensor, ...] | None,
     reset: Tensor | None,
     recurrent_mask: Tensor | None = None,
     heads: int = 1,
@@ -657,7 +682,7 @@ def walk_back(
     zoneout_c: Tensor | None,
     heads: int,
     need_reset_state: bool,
-    reverse: bool,
+    reverse: int,
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
     """The gradients of the first state and of the state that resets put in place (empty unless needed).
 
@@ -668,7 +693,6 @@ def walk_back(
     by_reset = torch.zeros_like(state) if need_reset_state else None
     if grad_y.numel():
         w_hh = w_hh.contiguous()
-        table = {"gru": config.GRU_BWD, "lstm": config.LSTM_BWD}.get(cell, config.RNN_BWD)
         args = (
             dg,
             aux,
@@ -683,14 +707,14 @@ def walk_back(
             by_reset if reset is not None else None,
             state,
         )
-        D = H // heads
         constants: dict[str, Any] = {"CELL": cell, "GATES": GATES[cell], "H": H, "HEADS": heads, "REVERSE": reverse}
-        regular = any(r is not None for r in (recurrent_mask, zoneout, zoneout_c))
-        cfg = pick(table, grad_y, T, D, (D,) * GATES[cell], heads, regular)
-        walk(recurrent_bwd_kernel, args, cfg, D, T, B, grad_y, heads=heads, **constants)
-        first = T - 1 if reverse else 0
-        resets = None if by_reset is None else tuple(by_reset)
-        leave(first, dg[first], w_hh, tuple(state), resets, reset, recurrent_mask, heads)
+        cfg = _tile(cell, True, grad_y, T, H, heads, (recurrent_mask, zoneout, zoneout_c))
+        walk(recurrent_bwd_kernel, args, cfg, H // heads, T, B, grad_y, heads=heads, **constants)
+        for back in (0, 1) if reverse == BOTH else (int(reverse),):
+            # Of both directions each leaves by itself, at another end.
+            words = ("units", "rows", "units", "units", "resets", "units", "heads") if reverse == BOTH else ("-",) * 7
+            ends = (dg[-back], w_hh, state, by_reset, reset, recurrent_mask, heads)
+            leave(-back, *(half_of(v, word, H // 2, back) for v, word in zip(ends, words, strict=True)))
     dtype = grad_y.dtype
     empty = tuple(g.new_empty(0) for g in grads)
     return tuple(state.to(dtype).unbind(0)), empty if by_reset is None else tuple(by_reset.to(dtype).unbind(0))

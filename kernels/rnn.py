@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..cpu._recurrent import mask_ended, sum_of_biases
-from ..cpu.rnn import output_slope
-from .recurrent import walk_back, walk_forward
+from ..cpu._recurrent import each_direction, mask_ended, sum_of_biases
+from ..cpu.rnn import BACKWARD, FORWARD, output_slope
+from .recurrent import at_once, walk_back, walk_forward
 
 __all__ = ["rnn_sequence_bwd", "rnn_sequence_fwd"]
 
 
+def _fwd_at_once(x: Tensor, h0: Tensor, *rest: Any) -> bool:
+    mask, zoneout, heads, *_ = rest[7:]
+    return at_once("tanh", False, x, x.shape[0], h0.shape[1], heads, mask, zoneout)
+
+
+def _bwd_at_once(grad_y: Tensor, grad_h_n: Tensor, *rest: Any) -> bool:
+    mask, zoneout, heads, *_ = rest[4:]
+    return at_once("tanh", True, grad_y, *grad_y.shape[::2], heads, mask, zoneout)
+
+
+@each_direction(FORWARD, _fwd_at_once)
 def rnn_sequence_fwd(
     x: Tensor,
     h0: Tensor,
@@ -40,6 +53,7 @@ def rnn_sequence_fwd(
     return y, h_n, out if keep else x.new_empty(0)
 
 
+@each_direction(BACKWARD, _bwd_at_once)
 def rnn_sequence_bwd(
     grad_y: Tensor,
     grad_h_n: Tensor,

@@ -40,6 +40,7 @@ CHO_TESTS = "tests/test_every_op.py -k 'Cho and interpreter'"
 PROJECTED_TESTS = "tests/test_every_op.py -k 'projection and interpreter'"
 RNN_KERNEL_TESTS = "tests/test_every_op.py -k 'rnn and interpreter'"
 NN_TESTS = "tests/test_nn_recurrent.py"
+BOTH_TESTS = "tests/test_both_directions.py -k 'GRU and interpreter'"
 ATTENTION_TESTS = "tests/test_additive_attention.py tests/test_every_op.py -k attention"
 ATTENTION_KERNEL_TESTS = "tests/test_additive_attention.py tests/test_every_op.py -k 'attention and interpreter'"
 LAYER_NORM_TESTS = "tests/test_layer_norm.py -k 'gradcheck or padding'"
@@ -74,8 +75,8 @@ FAULTS = [
     Fault("forward: wrong sign", WALK, "new = n + z * (h - n)", "new = n - z * (h - n)", GRU_KERNEL_TESTS),
     Fault("forward: padding not zeroed", WALK, "y = tl.where(active[:, None], h, 0.0)", "y = tl.where(active[:, None], h, h)", GRU_KERNEL_TESTS),
     Fault("forward: padding not written", WALK, "tl.store(y_ptr + t * B * H + own, y, mask=mask)", "tl.store(y_ptr + t * B * H + own, y, mask=mask & active[:, None])", GRU_KERNEL_TESTS),
-    Fault("forward: reverse starts at T", WALK, "return t == length - 1 if REVERSE", "return t == length * 0 + 1 if REVERSE", GRU_KERNEL_TESTS),
-    Fault("forward: reads its own step", WALK, "before = t - 1", "before = t", GRU_KERNEL_TESTS),
+    Fault("forward: reverse starts at T", WALK, "return t == back * (length - 1)", "return t == back * length", GRU_KERNEL_TESTS),
+    Fault("forward: reads its own step", WALK, "return t, t - sign", "return t, t", GRU_KERNEL_TESTS),
     Fault("forward: state not kept", WALK, "    tl.store(state_ptr + own, h, mask=mask)\n", "", GRU_KERNEL_TESTS),
     Fault("forward: length not clamped", WALK, "tl.minimum(tl.load(lengths_ptr + rows, mask=row_mask, other=0), T)", "tl.load(lengths_ptr + rows, mask=row_mask, other=0)", "tests/test_gru.py -k clamped"),
     Fault("forward: bias of n dropped", WALK, "gh[2] + bias[2][None, :]", "gh[2]", GRU_KERNEL_TESTS),
@@ -98,7 +99,7 @@ FAULTS = [
     Fault("backward: reset lets the gradient through", WALK, "passed = tl.where(fresh, 0.0, passed)", "passed = tl.where(fresh, passed, passed)", RNN_KERNEL_TESTS),
     Fault("backward: reset state's gradient not gathered", WALK, "by_reset_h += tl.where(fresh, passed, 0.0)", "by_reset_h += 0.0", RNN_KERNEL_TESTS),
     Fault("backward: padding stops the gradient", WALK, "direct = tl.where(active, 0.0, dh)\n            if zoneout_ptr is not None:\n                kept = tl.load(zoneout_ptr + t * B * H + own, mask=mask, other=0.0).to(tl.float32)\n                direct = tl.where(active, kept * dh, dh)\n        elif", "direct = tl.where(active, 0.0, 0.0)\n        elif", "tests/test_properties.py -k 'lstm and interpreter'"),
-    Fault("launcher: wrong first step", WALK, "first = T - 1 if reverse else 0", "first = 0", GRU_KERNEL_TESTS),
+    Fault("launcher: wrong first step", WALK, "leave(-back, *(", "leave(0, *(", GRU_KERNEL_TESTS),
     Fault("launcher: ignored stride", WALK, "            w_hh.contiguous(),\n            plain(b_hh)", "            w_hh,\n            plain(b_hh)", GRU_KERNEL_TESTS),
     Fault("launcher: a launch short", WALK, "itertools.product(range(0, T, steps), stages)", "itertools.product(range(0, T - 1, steps), stages)", GRU_KERNEL_TESTS),
     Fault("launcher: reset at the first step passes to h0", WALK, "grad.masked_fill_(began, 0.0)", "grad.masked_fill_(began & False, 0.0)", RNN_KERNEL_TESTS),
@@ -142,6 +143,9 @@ FAULTS = [
     Fault("torch path: input and forget gate confused", LSTM_CPU, "sigmoid_slope(g, i, grad_input=dg[:, :, 0])", "sigmoid_slope(g, f, grad_input=dg[:, :, 0])", LSTM_TESTS),
     Fault("torch path: projection's gradient without tanh", LSTM_CPU, "m = o * tanh_c", "m = o * cells", LSTM_TESTS),
     Fault("oneDNN's LSTM: reverse forgotten", LSTM_OPS, "x = x.flip(0) if reverse else x", "x = x.clone()", "tests/test_lstm.py -k options"),
+    Fault("both ways: halves exchanged", WALK, "group % HEADS >= HEADS // 2", "group % HEADS < HEADS // 2", BOTH_TESTS),
+    Fault("both ways: the other's resets", WALK, "reset_ptr += back.to(tl.int64) * T * B", "reset_ptr += (1 - back).to(tl.int64) * T * B", BOTH_TESTS),
+    Fault("both ways: rows of one beside the other's", NN, "for w in pair], 1)", "for w in pair], 0)", BOTH_TESTS),
     Fault("module: reverse direction forgotten", NN, "bool(suffix)", "False", NN_TESTS, quick=True),
     Fault("module: episodes leak backwards", NN, "backward_reset if suffix else reset", "reset", NN_TESTS),
     Fault("module: dropout on the last layer", NN, "if layer < self.num_layers - 1:", "if layer < self.num_layers:", NN_TESTS),

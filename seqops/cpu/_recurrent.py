@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 __all__ = [
+    "BOTH",
     "HiddenWeights",
     "active_steps",
+    "each_direction",
+    "half_of",
     "input_products",
     "mask_ended",
     "sigmoid_slope",
@@ -19,6 +24,10 @@ __all__ = [
     "walk_forward",
     "with_zoneout",
 ]
+
+# As a sequence op's `reverse`: both directions in one call. The first half of the units, of whole heads, walks forward,
+# the second back; a tensor with gates has both halves side by side in each, and reset is [2,T,B], one a direction.
+BOTH = 2
 
 tanh_slope = torch.ops.aten.tanh_backward.grad_input
 sigmoid_slope = torch.ops.aten.sigmoid_backward.grad_input
@@ -38,6 +47,47 @@ def _steps_with(mask: Tensor | None, T: int) -> list[bool]:
     if mask is None:
         return [False] * T
     return mask.flatten(1).any(1).tolist() if mask.device.type == "cpu" else [True] * T
+
+
+def half_of(value: Any, word: str, units: int, i: int) -> Any:
+    """Of an argument, what direction i with these units has, of units a view; `word` as in `each_direction`."""
+    if word == "heads":
+        return value // 2
+    if word == "reverse":
+        return bool(i)
+    if word == "-" or value is None or value.shape == (0,):
+        return value
+    if word == "resets":
+        return value[i]
+    if word == "rows":
+        return value.unflatten(0, (-1, 2, units))[:, i].flatten(0, 1)
+    parts = value.unflatten(-1, (-1, 2, units))[..., i, :]
+    return parts.flatten(-2) if parts.shape[-2] > 1 else parts.squeeze(-2)
+
+
+def each_direction(layout: str, at_once: Callable[..., bool] = lambda *_: False) -> Callable[[Any], Any]:
+    """Decorates an op that walks in one direction: with `reverse` BOTH it is called for each, unless `at_once(*args)`.
+
+    `layout` has a word an argument: "units" in the last dimension or "rows" in the first, of any number of gates,
+    "resets", "heads", "reverse", or "-" for what both directions have. The second argument and all results have units.
+    """
+    words = layout.split()
+
+    def decorate(op: Any) -> Any:
+        @functools.wraps(op)
+        def run(*args: Any) -> Any:
+            if args[words.index("reverse")] != BOTH or at_once(*args):
+                return op(*args)
+            units = args[1].shape[-1] // 2
+            halves = (op(*(half_of(a, w, units, i) for a, w in zip(args, words, strict=True))) for i in range(2))
+            return tuple(
+                a if a.shape == (0,) else torch.stack([t.unflatten(-1, (-1, units)) for t in (a, b)], -2).flatten(-3)
+                for a, b in zip(*halves, strict=True)
+            )
+
+        return run
+
+    return decorate
 
 
 def _order(T: int, reverse: bool) -> range:

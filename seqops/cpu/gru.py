@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ._recurrent import (
     HiddenWeights,
+    each_direction,
     input_products,
     mask_ended,
     sigmoid_slope,
@@ -17,9 +18,14 @@ from ._recurrent import (
     with_zoneout,
 )
 
-__all__ = ["gru_sequence_bwd", "gru_sequence_fwd"]
+__all__ = ["BACKWARD", "FORWARD", "gru_sequence_bwd", "gru_sequence_fwd"]
+
+# The arguments of the ops, as `each_direction` has them.
+FORWARD = "- units rows rows rows rows - resets units units units heads reverse - -"
+BACKWARD = "units units - rows rows rows rows - resets units units heads reverse - units units -"
 
 
+@each_direction(FORWARD)
 def gru_sequence_fwd(
     x: Tensor,
     h0: Tensor,
@@ -76,6 +82,7 @@ def _biases(b_ih: Tensor | None, b_hh: Tensor | None, H: int, reset_after: bool)
     return shared if b_ih is None else shared.add_(b_ih), b_hh[2 * H :]
 
 
+@each_direction(BACKWARD)
 def gru_sequence_bwd(
     grad_y: Tensor,
     grad_h_n: Tensor,

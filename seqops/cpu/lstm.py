@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ._recurrent import (
     HiddenWeights,
+    each_direction,
     input_products,
     mask_ended,
     sigmoid_slope,
@@ -16,9 +17,16 @@ from ._recurrent import (
     walk_forward,
 )
 
-__all__ = ["lstm_sequence_bwd", "lstm_sequence_fwd"]
+__all__ = ["BACKWARD", "FORWARD", "lstm_sequence_bwd", "lstm_sequence_fwd"]
+
+# The arguments of the ops, as `each_direction` has them.
+FORWARD = "- units units rows rows rows rows - - resets units units units units units heads reverse - -"
+BACKWARD = (
+    "units units units units - rows rows rows rows - - resets units units units heads reverse units units units units -"
+)
 
 
+@each_direction(FORWARD)
 def lstm_sequence_fwd(
     x: Tensor,
     h0: Tensor,
@@ -77,6 +85,7 @@ def lstm_sequence_fwd(
     return y, h_n.clone(), c_n.clone(), c_all, gates if training else x.new_empty(0)
 
 
+@each_direction(BACKWARD)
 def lstm_sequence_bwd(
     grad_y: Tensor,
     grad_h_n: Tensor,

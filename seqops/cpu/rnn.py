@@ -5,9 +5,21 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ._recurrent import HiddenWeights, input_products, mask_ended, sum_of_biases, walk_back, walk_forward
+from ._recurrent import (
+    HiddenWeights,
+    each_direction,
+    input_products,
+    mask_ended,
+    sum_of_biases,
+    walk_back,
+    walk_forward,
+)
 
-__all__ = ["output_slope", "rnn_sequence_bwd", "rnn_sequence_fwd"]
+__all__ = ["BACKWARD", "FORWARD", "output_slope", "rnn_sequence_bwd", "rnn_sequence_fwd"]
+
+# The arguments of the ops, as `each_direction` has them.
+FORWARD = "- units rows rows rows rows - resets units units units heads reverse - -"
+BACKWARD = "units units rows units - resets units units heads reverse - -"
 
 
 def output_slope(out: Tensor, relu: bool) -> Tensor:
@@ -15,6 +27,7 @@ def output_slope(out: Tensor, relu: bool) -> Tensor:
     return (out > 0).to(out.dtype) if relu else torch.ops.aten.tanh_backward(torch.ones_like(out), out)
 
 
+@each_direction(FORWARD)
 def rnn_sequence_fwd(
     x: Tensor,
     h0: Tensor,
@@ -51,6 +64,7 @@ def rnn_sequence_fwd(
     return y, h_n.clone(), out if training and zoneout is not None else x.new_empty(0)
 
 
+@each_direction(BACKWARD)
 def rnn_sequence_bwd(
     grad_y: Tensor,
     grad_h_n: Tensor,

@@ -89,6 +89,9 @@ class NormedLayer(_Normed, Recurrent):
     def _name(self) -> str:
         return f"LayerNorm{self.mode}"
 
+    def _joins(self) -> bool:
+        return False
+
     def _weights(self, which: str) -> list[Any]:
         names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", *GAINS[: 2 * self._states])
         return [getattr(self, name + which, None) for name in names]

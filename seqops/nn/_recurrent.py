@@ -3,21 +3,64 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import RNNBase
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
+from ..cpu._recurrent import BOTH
 from ..ops._checks import check_shape
 from ..ops._recurrent import check_sequence
+from ..ops._register import takes_torch_path
 from ._regularization import changed, check_heads, check_rate, drop, recurrent_mask, zoneout, zoneouts
 
 __all__ = ["Recurrent"]
 
 # A layer's state: one tensor, of an LSTM two.
 State = tuple[Tensor, ...]
+
+
+class _Call(NamedTuple):
+    """What a layer takes beside its input, in one direction or in both at once."""
+
+    state: State
+    weights: list[Tensor]
+    zoneout: list[Any]
+    reset: Tensor | None
+    reset_state: State | None
+    recurrent_mask: Tensor | None
+    reverse: int
+    heads: int
+
+
+def _join(forward: _Call, backward: _Call) -> _Call:
+    """Both as one call, whose units are those of both, as the ops have it with `reverse` BOTH."""
+
+    f, b = forward, backward
+    H = f.state[0].shape[1]
+
+    def units(one: Any, other: Any) -> Any:
+        """Tensors [..., H] as [..., 2H]; a number or None, which is that of both, as it is."""
+        return torch.cat((one, other), -1) if isinstance(one, Tensor) else one
+
+    def rows(*pair: Tensor) -> Tensor:
+        """Tensors [G*H, ...] as [G*2H, ...], both halves in each gate."""
+        return torch.stack([w.unflatten(0, (-1, H)) for w in pair], 1).flatten(0, 2)
+
+    return _Call(
+        state=tuple(map(units, f.state, b.state)),
+        weights=list(map(rows, f.weights, b.weights)),
+        zoneout=list(map(units, f.zoneout, b.zoneout)),
+        reset=None if f.reset is None or b.reset is None else torch.stack((f.reset, b.reset)),
+        reset_state=None
+        if f.reset_state is None or b.reset_state is None
+        else tuple(map(units, f.reset_state, b.reset_state)),
+        recurrent_mask=units(f.recurrent_mask, b.recurrent_mask),
+        reverse=BOTH,
+        heads=f.heads + b.heads,
+    )
 
 
 class Recurrent(RNNBase):
@@ -201,32 +244,42 @@ class Recurrent(RNNBase):
         draws = (self.training, generator)
         sizes = (self.proj_size or self.hidden_size, self.hidden_size)
         rates = list(zip(self._zoneouts(), sizes, strict=False))
+        at_once = self._joins() and not takes_torch_path(x, x.dtype != torch.float64)
         last: list[State] = []
         cells: list[Tensor] = []
         for layer in range(self.num_layers):
-            outputs = []
+            calls: list[_Call] = []
             for suffix in ("", "_reverse") if self.bidirectional else ("",):
-                row = len(last)
-                y, state, c = self._run(
-                    x,
-                    tuple(h[row] for h in hx),
-                    self._weights(f"_l{layer}{suffix}"),
-                    [zoneout(p, (*x.shape[:2], size), x, *draws) for p, size in rates],
-                    return_cells,
-                    lengths=lengths,
-                    reset=backward_reset if suffix else reset,
-                    reset_state=None if reset_state is None else tuple(h[row] for h in reset_state),
-                    reverse=bool(suffix),
-                    heads=self.num_heads,
-                    recurrent_mask=recurrent_mask(self.recurrent_dropout, (x.shape[1], sizes[0]), x, *draws),
+                row = len(last) + len(calls)
+                calls.append(
+                    _Call(
+                        state=tuple(h[row] for h in hx),
+                        weights=self._weights(f"_l{layer}{suffix}"),
+                        zoneout=[zoneout(p, (*x.shape[:2], size), x, *draws) for p, size in rates],
+                        reset=backward_reset if suffix else reset,
+                        reset_state=None if reset_state is None else tuple(h[row] for h in reset_state),
+                        recurrent_mask=recurrent_mask(self.recurrent_dropout, (x.shape[1], sizes[0]), x, *draws),
+                        reverse=bool(suffix),
+                        heads=self.num_heads,
+                    )
                 )
+            outputs = []
+            for call in [_join(*calls)] if at_once else calls:
+                state, weights, zoneout_, *rest = call
+                options = dict(zip(_Call._fields[3:], rest, strict=True))
+                y, state, c = self._run(x, state, weights, zoneout_, return_cells, lengths=lengths, **options)
                 outputs.append(y)
-                last.append(state)
-                cells += [] if c is None else [c]
-            x = torch.cat(outputs, -1) if self.bidirectional else outputs[0]
+                parts = 2 if at_once else 1
+                last += zip(*(s.chunk(parts, -1) for s in state), strict=True)
+                cells += [] if c is None else c.chunk(parts, -1)
+            x = torch.cat(outputs, -1) if len(outputs) > 1 else outputs[0]
             if layer < self.num_layers - 1:
                 x = self._drop(x, packed, generator)
         return x, tuple(torch.stack(s) for s in zip(*last, strict=True)), cells
+
+    def _joins(self) -> bool:
+        """Whether the kernels walk both directions at once."""
+        return self.bidirectional and not self.proj_size
 
     def _weights(self, which: str) -> list[Tensor]:
         """Of one layer in one direction, in the order in which `_run` takes them."""

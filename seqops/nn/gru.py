@@ -73,6 +73,9 @@ class GRU(Recurrent):
         )
         return output, h_n
 
+    def _joins(self) -> bool:
+        return super()._joins() and self.reset_after
+
     def _run(
         self, x: Tensor, state: State, weights: list[Tensor], zoneout: list[Any], return_cells: bool, **options: Any
     ) -> tuple[Tensor, State, None]:

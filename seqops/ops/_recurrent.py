@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..cpu._recurrent import HiddenWeights, active_steps
+from ..cpu._recurrent import BOTH, HiddenWeights, active_steps, half_of
 from ._checks import check_device, check_lengths, check_shape
 
 __all__ = [
@@ -39,16 +39,21 @@ def check_weights(
 
 
 def check_sequence(
-    op: str, x: Tensor, lengths: Tensor | Sequence[int] | None, reset: Tensor | None, has_reset_state: bool
+    op: str,
+    x: Tensor,
+    lengths: Tensor | Sequence[int] | None,
+    reset: Tensor | None,
+    has_reset_state: bool,
+    reverse: int = False,
 ) -> tuple[Tensor | None, Tensor | None]:
-    """lengths as int32 [B], and reset as bool [T,B] that is False beyond each item's length."""
+    """lengths as int32 [B], and reset as bool [T,B], of both directions [2,T,B], False beyond each item's length."""
     T, B, _ = x.shape
     lengths = check_lengths(op, lengths, B, T, x.device)
     if reset is None:
         if has_reset_state:
             raise ValueError(f"{op}: reset_state must be None where reset is None")
         return lengths, None
-    check_shape(op, "reset", reset, (T, B))
+    check_shape(op, "reset", reset, (2, T, B) if reverse == BOTH else (T, B))
     if reset.dtype != torch.bool:
         raise TypeError(f"{op}: reset must be bool, got {reset.dtype}")
     check_device(op, "reset", reset, "x", x)
@@ -110,9 +115,15 @@ def before(
     lengths: Tensor | None,
     reset: Tensor | None,
     reset_state: Tensor | None,
-    reverse: bool,
+    reverse: int,
 ) -> Tensor:
     """The state before each step, [T,B,H], from those after each step and the first."""
+    if reverse == BOTH:
+        U = first.shape[1] // 2
+        words = ("units", "units", "-", "resets", "units", "reverse")
+        given = (states, first, lengths, reset, reset_state, reverse)
+        halves = [before(*(half_of(v, w, U, i) for v, w in zip(given, words, strict=True))) for i in range(2)]
+        return torch.cat(halves, -1)
     T = states.shape[0]
     shifted = torch.cat((states[1:], first[None]) if reverse else (first[None], states[:-1]))[:T]
     if reverse and lengths is not None:

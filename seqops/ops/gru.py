@@ -133,7 +133,7 @@ def _gru(
     lengths: Tensor | Sequence[int] | None,
     reset: Tensor | None,
     reset_state: Tensor | None,
-    reverse: bool,
+    reverse: int,
 ) -> tuple[Tensor, Tensor]:
     state = "h" if op == "gru_cell" else "h0"
     given = {"x": x, state: h0, "w_ih": w_ih, "w_hh": w_hh, "b_ih": b_ih, "b_hh": b_hh, "reset_state": reset_state}
@@ -146,7 +146,7 @@ def _gru(
     recurrent_mask, kept = as_mask(op, recurrent_mask, x, H), as_zoneout(op, zoneout, x, H)
     if reset_state is not None:
         check_shape(op, "reset_state", reset_state, h0.shape)
-    lengths, reset = check_sequence(op, x, lengths, reset, reset_state is not None)
+    lengths, reset = check_sequence(op, x, lengths, reset, reset_state is not None, reverse)
     plain = recurrent_mask is None and kept is None and heads == 1
     if op == "gru_cell" and plain and reset_after and torch_has_its_own(x):
         h = torch.gru_cell(x[0], h0, w_ih, w_hh, b_ih, b_hh)
@@ -176,7 +176,7 @@ class GRUSequence(torch.autograd.Function):
         recurrent_mask: Tensor | None,
         zoneout: Tensor | None,
         heads: int,
-        reverse: bool,
+        reverse: int,
         reset_after: bool,
         training: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -234,7 +234,7 @@ def _fwd_fake(
     recurrent_mask: Tensor | None,
     zoneout: Tensor | None,
     heads: int,
-    reverse: bool,
+    reverse: int,
     reset_after: bool,
     training: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -258,7 +258,7 @@ def _bwd_fake(
     recurrent_mask: Tensor | None,
     zoneout: Tensor | None,
     heads: int,
-    reverse: bool,
+    reverse: int,
     reset_after: bool,
     h_prev: Tensor,
     gates: Tensor,
@@ -284,7 +284,7 @@ def _kernel_takes(first: Tensor, *rest: Any) -> bool:
 # gru_sequence_bwd.
 register(
     "gru_sequence_fwd(Tensor x, Tensor h0, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, Tensor? lengths, "
-    "Tensor? reset, Tensor? reset_state, Tensor? recurrent_mask, Tensor? zoneout, int heads, bool reverse, "
+    "Tensor? reset, Tensor? reset_state, Tensor? recurrent_mask, Tensor? zoneout, int heads, int reverse, "
     "bool reset_after, bool training) -> (Tensor, Tensor, Tensor)",
     "gru",
     _fwd_fake,
@@ -297,7 +297,7 @@ register(
 # with reset_after).
 register(
     "gru_sequence_bwd(Tensor grad_y, Tensor grad_h_n, Tensor x, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, "
-    "Tensor? lengths, Tensor? reset, Tensor? recurrent_mask, Tensor? zoneout, int heads, bool reverse, "
+    "Tensor? lengths, Tensor? reset, Tensor? recurrent_mask, Tensor? zoneout, int heads, int reverse, "
     "bool reset_after, Tensor h_prev, Tensor gates, "
     "bool need_reset_state) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     "gru",

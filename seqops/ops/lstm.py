@@ -143,7 +143,7 @@ def _lstm(
     lengths: Tensor | Sequence[int] | None,
     reset: Tensor | None,
     reset_state: tuple[Tensor, Tensor] | None,
-    reverse: bool,
+    reverse: int,
     return_cells: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     h0, c0 = as_pair(op, "state", state)
@@ -169,7 +169,7 @@ def _lstm(
     for name, given_reset, like in (("reset_h", reset_h, h0), ("reset_c", reset_c, c0)):
         if fresh:
             check_shape(op, name, given_reset, like.shape)  # type: ignore[arg-type]
-    lengths, reset = check_sequence(op, x, lengths, reset, bool(fresh))
+    lengths, reset = check_sequence(op, x, lengths, reset, bool(fresh), reverse)
     plain = recurrent_mask is None and kept_h is None and kept_c is None and heads == 1 and w_hr is None
     if torch_has_its_own(x) and plain and lengths is None and reset is None and not return_cells:
         if op == "lstm_cell":
@@ -221,7 +221,7 @@ class LSTMSequence(torch.autograd.Function):
         zoneout_h: Tensor | None,
         zoneout_c: Tensor | None,
         heads: int,
-        reverse: bool,
+        reverse: int,
         cells: bool,
         training: bool,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -294,7 +294,7 @@ def _fwd_fake(
     zoneout_h: Tensor | None,
     zoneout_c: Tensor | None,
     heads: int,
-    reverse: bool,
+    reverse: int,
     cells: bool,
     training: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -326,7 +326,7 @@ def _bwd_fake(
     zoneout_h: Tensor | None,
     zoneout_c: Tensor | None,
     heads: int,
-    reverse: bool,
+    reverse: int,
     h_prev: Tensor,
     c_prev: Tensor,
     cells: Tensor,
@@ -361,7 +361,7 @@ def _bwd_kernel_takes(grad_y: Tensor, *rest: Any) -> bool:
 register(
     "lstm_sequence_fwd(Tensor x, Tensor h0, Tensor c0, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, "
     "Tensor? w_hr, Tensor? lengths, Tensor? reset, Tensor? reset_h, Tensor? reset_c, Tensor? recurrent_mask, "
-    "Tensor? zoneout_h, Tensor? zoneout_c, int heads, bool reverse, bool cells, bool training) "
+    "Tensor? zoneout_h, Tensor? zoneout_c, int heads, int reverse, bool cells, bool training) "
     "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     "lstm",
     _fwd_fake,
@@ -374,7 +374,7 @@ register(
 register(
     "lstm_sequence_bwd(Tensor grad_y, Tensor grad_h_n, Tensor grad_c_n, Tensor? grad_cells, Tensor x, Tensor w_ih, "
     "Tensor w_hh, Tensor? b_ih, Tensor? b_hh, Tensor? w_hr, Tensor? lengths, Tensor? reset, "
-    "Tensor? recurrent_mask, Tensor? zoneout_h, Tensor? zoneout_c, int heads, bool reverse, Tensor h_prev, "
+    "Tensor? recurrent_mask, Tensor? zoneout_h, Tensor? zoneout_c, int heads, int reverse, Tensor h_prev, "
     "Tensor c_prev, Tensor cells, Tensor gates, bool need_reset_state) "
     "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
     "lstm",

@@ -128,7 +128,7 @@ def _rnn(
     lengths: Tensor | Sequence[int] | None,
     reset: Tensor | None,
     reset_state: Tensor | None,
-    reverse: bool,
+    reverse: int,
 ) -> tuple[Tensor, Tensor]:
     state = "h" if op == "rnn_cell" else "h0"
     given = {"x": x, state: h0, "w_ih": w_ih, "w_hh": w_hh, "b_ih": b_ih, "b_hh": b_hh, "reset_state": reset_state}
@@ -143,7 +143,7 @@ def _rnn(
         check_shape(op, "reset_state", reset_state, h0.shape)
     if nonlinearity not in ("tanh", "relu"):
         raise ValueError(f"{op}: nonlinearity must be 'tanh' or 'relu', got {nonlinearity!r}")
-    lengths, reset = check_sequence(op, x, lengths, reset, reset_state is not None)
+    lengths, reset = check_sequence(op, x, lengths, reset, reset_state is not None, reverse)
     relu = nonlinearity == "relu"
     plain = recurrent_mask is None and kept is None and heads == 1
     if op == "rnn_cell" and plain and torch_has_its_own(x):
@@ -173,7 +173,7 @@ class RNNSequence(torch.autograd.Function):
         recurrent_mask: Tensor | None,
         zoneout: Tensor | None,
         heads: int,
-        reverse: bool,
+        reverse: int,
         relu: bool,
         training: bool,
     ) -> tuple[Tensor, Tensor, Tensor]:
@@ -226,7 +226,7 @@ def _bwd_fake(
     recurrent_mask: Tensor | None,
     zoneout: Tensor | None,
     heads: int,
-    reverse: bool,
+    reverse: int,
     relu: bool,
     need_reset_state: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -242,7 +242,7 @@ def _kernel_takes(first: Tensor, *_: Any) -> bool:
 # zoneout, is the nonlinearity's output.
 register(
     "rnn_sequence_fwd(Tensor x, Tensor h0, Tensor w_ih, Tensor w_hh, Tensor? b_ih, Tensor? b_hh, Tensor? lengths, "
-    "Tensor? reset, Tensor? reset_state, Tensor? recurrent_mask, Tensor? zoneout, int heads, bool reverse, bool relu, "
+    "Tensor? reset, Tensor? reset_state, Tensor? recurrent_mask, Tensor? zoneout, int heads, int reverse, bool relu, "
     "bool training) -> (Tensor, Tensor, Tensor)",
     "rnn",
     _fwd_fake,
@@ -253,7 +253,7 @@ register(
 # of the pre-activations [T,B,H], of h0, and of reset_state (empty unless needed).
 register(
     "rnn_sequence_bwd(Tensor grad_y, Tensor grad_h_n, Tensor w_hh, Tensor out, Tensor? lengths, Tensor? reset, "
-    "Tensor? recurrent_mask, Tensor? zoneout, int heads, bool reverse, bool relu, "
+    "Tensor? recurrent_mask, Tensor? zoneout, int heads, int reverse, bool relu, "
     "bool need_reset_state) -> (Tensor, Tensor, Tensor)",
     "rnn",
     _bwd_fake,
