@@ -379,3 +379,49 @@ def test_names(
     assert re.search(r"below the n-grams, -?[\d.]+% below the GRU that is not told", printed)
     example_.main([*tiny, "--write", "af"])
     assert capsys.readouterr().out.startswith("af   Afrikaans    ")
+
+
+# ----------------------------------------------------------------------------------------------------------- rl memory
+
+
+def test_the_cue_is_the_episodes_first_letter() -> None:
+    world = example("rl_memory").CueRecall(50, 0)
+    cue, rewards, asked = [-1] * 50, 0, 0
+    for t in range(60):
+        shown, starts = world.observe(), world.start.copy()
+        assert (t > 0) or starts.all()
+        cue = [int(row[:-1].argmax()) if start else old for row, start, old in zip(shown, starts, cue, strict=True)]
+        asked += int(shown[:, -1].sum())
+        rewards += int(world.step(torch.tensor(cue).numpy()).sum())
+    assert rewards == asked > 0
+
+
+def test_one_call_sees_what_the_rollout_saw(cpu_path: None) -> None:
+    example_ = example("rl_memory")
+    torch.manual_seed(0)
+    policy = example_.Policy(6, True)
+    state = torch.zeros(1, 5, 6)
+    for resets in (True, False):
+        world, generator = example_.CueRecall(5, 0), torch.Generator().manual_seed(0)
+        first = example_.play(policy, world, state, 30, resets, generator)
+        second = example_.play(policy, world, first.after, 10, resets, generator)
+        assert first.start.sum() > 5
+        assert torch.equal(first.ended[:-1], first.start[1:])
+        for rollout in (first, second):
+            _, _, after = policy(rollout.shown, rollout.state, rollout.start if resets else None)
+            torch.testing.assert_close(after, rollout.after)
+
+
+def test_rl_memory(tmp_path: Path, capsys: pytest.CaptureFixture[str], cpu_path: None) -> None:
+    example_ = example("rl_memory")
+    tiny = [f"--out={tmp_path}", "--updates=12", "--steps=9", "--envs=4", "--hidden=5", "--test-steps=20"]
+    example_.main([*tiny, "--repeats=1"])
+    printed = capsys.readouterr().out
+    for label in ("GRU, reset=", "GRU, state leaks", "no memory"):
+        assert re.search(rf"{label} +\d+ +[\d.]+%\n", printed)
+    assert re.search(r"reset=: [+-][\d.]+ points against the state that leaks, [+-][\d.]+ against none", printed)
+    assert re.search(r"[\d,]+ in a loop over torch.nn.GRUCell with masks: [\d.]+x", printed)
+    example_.main([*tiny, "--play", "40"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 40
+    assert lines[0].startswith("new episode  ")
