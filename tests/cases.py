@@ -14,7 +14,7 @@ from torch import Tensor
 from seqops import functional, reference
 from seqops.embeddings import HuffmanTree
 
-__all__ = ["CASES", "Case"]
+__all__ = ["CASES", "Case", "ids"]
 
 
 @dataclass(frozen=True)

@@ -201,6 +201,7 @@ FAULTS = [
     Fault("torch path: softplus that is linear too soon", LOGISTIC_CPU, "F.softplus(scores, threshold=50.0), scores.sigmoid_()\n    slopes", "F.softplus(scores, threshold=5.0), scores.sigmoid_()\n    slopes", "tests/test_negative_sampling_loss.py -k 'dtypes and cpu'"),
     Fault("torch path: collision with none", LOGISTIC_CPU, "banned = drawn == target if attempts else None", "banned = drawn == target if attempts > 1 else None", LOSS_TESTS + " 'all_places and cpu'"),
     Fault("torch path: sums of 16 bits", ROWS_CPU, "return table[used].float(), ids", "return table[used], ids", LOSS_TESTS + " 'dtypes and cpu'"),
+    Fault("torch path: one row an item, in places of others", ROWS_CPU, "found.new_zeros(len(rows), table.shape[1]).index_copy_(0, kept, found)", "found.new_zeros(len(rows), table.shape[1]).index_copy_(0, kept.flip(0), found)", "tests/test_glove_loss.py -k 'test_glove_loss and cpu'"),
     Fault("torch path: a gradient's row of another item", ROWS_CPU, "items = order if per == 1 else order // per", "items = order if per == 1 else order % per", LOSS_TESTS + " 'all_places and cpu'"),
     # Beam top-k and beam search.
     Fault("pack: ties to the highest index", BEAM, "(0x7FFFFFFF - index).to(tl.int64)", "index.to(tl.int64)", BEAM_KERNEL_TESTS),

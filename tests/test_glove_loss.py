@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
 import torch
-from cases import CASES
+from cases import CASES, ids
 from conftest import Path
 from helpers import assert_as_accurate, randn
 from torch import Tensor
@@ -56,6 +57,23 @@ def test_one_table_for_both(path: Path) -> None:
         fn(w, w, b, b, i, j, x).backward()
         grads.append((w.grad, b.grad))
     torch.testing.assert_close(grads[0], grads[1])
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(("V", "D", "N"), [(7, 100, 900), (500, 24, 900), (5, 1, 900)])
+def test_gradients_are_summed_in_the_order_of_the_batch(
+    cpu_path: None, V: int, D: int, N: int, threads: int, request: pytest.FixtureRequest
+) -> None:
+    """To the bit, whatever the threads do."""
+    request.addfinalizer(functools.partial(torch.set_num_threads, torch.get_num_threads()))
+    torch.set_num_threads(threads)
+    rows, source = ids(N, below=V, seed=1, low=-1), randn(N, D, seed=2).float()
+    expected = torch.zeros(V, D)
+    for row, values in zip(rows.tolist(), source, strict=True):
+        if row >= 0:
+            expected[row] += values
+    got = torch.ops.seqops.row_scatter(source, None, torch.ones(1, 1).expand(N, 1), rows[:, None], V, torch.float32)
+    assert torch.equal(got, expected)
 
 
 @pytest.mark.parametrize(

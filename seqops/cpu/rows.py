@@ -64,9 +64,33 @@ def _announce_csr() -> None:
         torch.sparse_csr_tensor(nothing, nothing[:0], nothing[:0].float(), (0, 0), check_invariants=False)
 
 
+def _are_one(coefficients: Tensor) -> bool:
+    """Whether they are one number, stored once, and that is 1."""
+    return coefficients.numel() > 0 and not any(coefficients.stride()) and coefficients[0, 0].item() == 1
+
+
+def _present(ids: Tensor) -> Tensor | None:
+    """Where ids are not negative; None: everywhere."""
+    return (ids >= 0).nonzero()[:, 0] if len(ids) and int(ids.min()) < 0 else None
+
+
+def _one_each(table: Tensor, rows: Tensor, times: Tensor) -> Tensor:
+    """table[rows] * times, [B,D], for rows [B,1]: a gather, where bags and sparse patterns cost more than the work."""
+    ids = rows[:, 0]
+    kept = _present(ids)
+    if kept is not None:
+        ids, times = ids[kept], times[kept]
+    found = table.index_select(0, ids).to(compute_dtype(table.dtype))
+    if not _are_one(times):
+        found *= times
+    return found if kept is None else found.new_zeros(len(rows), table.shape[1]).index_copy_(0, kept, found)
+
+
 def scores_of(hidden: Tensor, weight: Tensor, rows: Tensor) -> Tensor:
     """See `row_scores`; all ids have been checked."""
     dtype = compute_dtype(weight.dtype)
+    if rows.shape[1] == 1:
+        return _one_each(weight, rows, hidden.to(dtype)).sum(1, keepdim=True)
     ids, offsets, _, kept = _ragged(rows)
     if not ids.numel() or not hidden.shape[1]:
         return hidden.new_zeros(rows.shape, dtype=dtype)
@@ -109,6 +133,8 @@ def _bags(table: Tensor, ids: Tensor, offsets: Tensor, coefficients: Tensor) -> 
 def row_sums(table: Tensor, rows: Tensor, coefficients: Tensor, sparse: bool) -> Tensor:
     """See `seqops.ops._rows`."""
     check_range("row_sums", "rows", rows, table.shape[0], low=-1)
+    if rows.shape[1] == 1:
+        return _one_each(table, rows, coefficients)
     ids, offsets, (own,), _ = _ragged(rows, coefficients)
     if not ids.numel() or not table.shape[1]:
         return table.new_zeros(rows.shape[0], table.shape[1], dtype=compute_dtype(table.dtype))
@@ -140,6 +166,17 @@ def row_scatter(
 ) -> Tensor:
     """See `seqops.ops._rows`. Each row of a wide gradient is written once, those that are zero too."""
     D = source.shape[1]
+    if rows.shape[1] == 1 and rows.device.type == "cpu":
+        # torch's own sum adds what falls on a row in the order of the batch, and costs less than sorting here.
+        ids, wide = rows[:, 0], compute_dtype(dtype)
+        kept, items = _present(ids), None if index is None else index.to(torch.int64)
+        if kept is not None:
+            ids, coefficients = ids[kept], coefficients[kept]
+            items = kept if items is None else items[kept]
+        values = (source if items is None else source.index_select(0, items)).to(wide)
+        if not _are_one(coefficients):
+            values = values * coefficients.to(wide)
+        return source.new_zeros(num_rows, D, dtype=wide).index_add_(0, ids, values).to(dtype)
     ids, order = sorted_rows(rows.reshape(-1))
     if not ids.numel() or not D:
         return source.new_zeros(num_rows, D, dtype=dtype)
