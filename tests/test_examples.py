@@ -381,6 +381,73 @@ def test_names(
     assert capsys.readouterr().out.startswith("af   Afrikaans    ")
 
 
+# ------------------------------------------------------------------------------------------------------- transliterate
+
+
+def test_no_held_out_name_is_in_training() -> None:
+    pytest.importorskip("babel")
+    example_ = example("transliterate")
+    pairs = example_.read_pairs()
+    texts = {(pair.language, pair.name): pair.text for pair in pairs if pair.kind == "city"}
+    assert texts["ru", "Tunis"] == "Тунис"
+    assert texts["ja", "Ouagadougou"] == "ワガドゥグー"
+    train, test = example_.split(pairs)
+    assert not {pair.name for pair in train} & {pair.name for pair in test}
+    assert not {(pair.language, pair.text) for pair in train} & {(pair.language, pair.text) for pair in test}
+    assert len(train) + len(test) < len(pairs)  # some are called like a tested one
+
+
+def test_baselines_of_transliteration() -> None:
+    pytest.importorskip("babel")
+    example_ = example("transliterate")
+    assert example_.edits("kitten", "sitting") == example_.edits("sitting", "kitten") == 3
+    assert example_.edits("", "ab") == 2
+    pairs = [example_.Pair("city", name, "el", text) for name, text in (("Ab", "xy"), ("Ba", "yx"), ("Abba", "xyyx"))]
+    table = example_.LetterTable(pairs)
+    assert table.write("Baab", "el") == "yxxy"
+    assert table.write("c", "el") == ""
+    assert example_.Nearest(pairs).write("Abbe", "el") == "xyyx"
+    assert example_.quality(["xy", "y"], pairs[:2]) == (0.5, 0.25)
+
+
+def test_transliterate(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, cpu_path: None
+) -> None:
+    pytest.importorskip("babel")
+    example_ = example("transliterate")
+    words = ["".join(letters) for letters in itertools.product("abdo", repeat=3)]
+    pairs = [example_.Pair("city", word, language, word.upper()) for word in words for language in ("ru", "el")]
+    monkeypatch.setattr(example_, "read_pairs", lambda: pairs)
+    tiny = [f"--out={tmp_path}", "--epochs=1", "--hidden=6", "--embedding=5", "--attention=4", "--batch-size=16"]
+    example_.main(tiny)
+    printed = capsys.readouterr().out
+    assert re.search(r"letter table +100.00% +0.00%\n", printed)
+    assert re.search(r"GRU, beam 10, / length \*\* 0.5 +[\d.]+% +[\d.]+% +[\d.]+% +[\d.]+\n", printed)
+    assert re.search(r"GRU, beam 3: [+-][\d.]+ points of names against the letter table", printed)
+    assert re.search(r"searched to the end \(\d+ of them\): beam 3 missed \d+", printed)
+    example_.main([f"--out={tmp_path}", "--write", "Bado", "abba", "--languages", "el"])
+    bado, abba = capsys.readouterr().out.splitlines()
+    assert bado.startswith("el  Bado  ")
+    assert abba.startswith("el  abba  ")
+
+
+def test_greedy_and_the_score_are_what_teacher_forcing_says(cpu_path: None) -> None:
+    common, encoder_decoder = example("_common"), example("_encoder_decoder")
+    torch.manual_seed(0)
+    model = encoder_decoder.EncoderDecoder(9, 8, 6, 8, 5).eval()
+    rows = common.pad([[4, 5, 6, 7], [8], [5, 4, 4]])
+    decoded = encoder_decoder.decode(model, *rows, 1, max_length=6)
+    sequences, lengths = decoded.sequences[:, 0], decoded.lengths[:, 0]
+    with torch.no_grad():
+        logits, weights = model(*rows, sequences)
+    written = torch.arange(6) < decoded.lengths
+    assert torch.equal(logits.argmax(-1)[written], sequences[written])
+    expected = (logits.log_softmax(-1).amax(-1) * written).sum(-1)
+    torch.testing.assert_close(expected, decoded.log_probs[:, 0], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(encoder_decoder.score(model, *rows, sequences, lengths), decoded.log_probs[:, 0])
+    torch.testing.assert_close(weights.sum(-1), torch.ones(3, 6))
+
+
 # ----------------------------------------------------------------------------------------------------------- rl memory
 
 
