@@ -4,7 +4,8 @@
 
 CLDR has the names of cities, countries and languages in hundreds of languages; where those are foreign, they are
 mostly written as they sound. One encoder-decoder with additive attention learns all scripts from the English names; the
-language to write in is the first token. It is tested on names that no language has shown in training.
+first tokens are the language to write in and what is named. It is tested on names that no language has shown in
+training.
 
     python examples/transliterate.py
     python examples/transliterate.py --write Springfield Gandalf --languages ru ja    # with the saved model
@@ -52,6 +53,7 @@ except ImportError as error:
     missing(error.name)
 
 LANGUAGES = ("ru", "el", "hy", "ka", "ar", "hi", "ja", "ko")
+KINDS = ("city", "country", "language")
 LONGEST = 32  # of what is written, with its end
 
 
@@ -191,7 +193,7 @@ def texts_of(decoded: Decoded, letters: Alphabet) -> list[list[str]]:
 
 
 def sources(pairs: Sequence[Pair], alphabet: Alphabet) -> tuple[Tensor, Tensor]:
-    return pad([alphabet.encode([pair.language, *pair.name.lower()]) for pair in pairs])
+    return pad([alphabet.encode([pair.language, pair.kind, *pair.name.lower()]) for pair in pairs])
 
 
 def evaluate(
@@ -227,7 +229,7 @@ def evaluate(
         f"\n{ours}: {100 * (found.right - base.right):+.2f} points of names against the letter table, "
         f"{100 * (found.errors - base.errors):+.2f} of edits\n\nby language and by kind: {ours}, the letter table"
     )
-    for field, groups in (("language", LANGUAGES), ("kind", ("city", "country", "language"))):
+    for field, groups in (("language", LANGUAGES), ("kind", KINDS)):
         for group in groups:
             index = [i for i, pair in enumerate(test) if getattr(pair, field) == group]
             few = [test[i] for i in index]
@@ -268,7 +270,7 @@ def picture(args: argparse.Namespace, model: EncoderDecoder, pairs: list[Pair], 
             rows = sources([pair], a)
             text = letters.decode(decode(model, *rows, args.beam, max_length=LONGEST).sequences[0, 0].tolist())
             image = draw_attention(axis, model, rows[0][0].tolist(), [*letters.encode(text), EOS])
-            axis.set_xticks(range(len(pair.name) + 1), [pair.language, *pair.name.lower()])
+            axis.set_xticks(range(len(pair.name) + 2), [pair.language, pair.kind, *pair.name.lower()])
             axis.set_yticks(range(len(text) + 1), [*text, "end"])
             axis.set_title(f"{pair.name}: {text}")
         figure.colorbar(image, ax=axes, label="attention weight")
@@ -281,7 +283,7 @@ def picture(args: argparse.Namespace, model: EncoderDecoder, pairs: list[Pair], 
 
 def train(args: argparse.Namespace) -> None:
     train_pairs, test_pairs = split(read_pairs())
-    alphabet = Alphabet([*LANGUAGES, *sorted({letter for pair in train_pairs for letter in pair.name.lower()})])
+    alphabet = Alphabet([*LANGUAGES, *KINDS, *sorted({letter for pair in train_pairs for letter in pair.name.lower()})])
     letters = Alphabet.of(spell(pair.text, pair.language) for pair in train_pairs)
     source, lengths = sources(train_pairs, alphabet)
     target, target_lengths = pad([[*letters.encode(spell(p.text, p.language)), EOS] for p in train_pairs])
@@ -310,7 +312,7 @@ def train(args: argparse.Namespace) -> None:
 
 def write(args: argparse.Namespace) -> None:
     model, saved = load(args.out / "model.pt", lambda facts: EncoderDecoder(*facts["config"]), args.device)
-    pairs = [Pair("", name, language, "") for name in args.write if name for language in args.languages]
+    pairs = [Pair("city", name, language, "") for name in args.write if name for language in args.languages]
     if pairs:
         decoded = decode(model, *sources(pairs, Alphabet(saved["source"])), args.beam, max_length=LONGEST)
         for pair, (text,) in zip(pairs, texts_of(decoded, Alphabet(saved["target"])), strict=True):
@@ -319,7 +321,9 @@ def write(args: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = options(__doc__, "transliterate")
-    parser.add_argument("--write", nargs="+", metavar="NAME", help="write these with the saved model; no training")
+    parser.add_argument(
+        "--write", nargs="+", metavar="NAME", help="write these, as cities, with the saved model; no training"
+    )
     parser.add_argument(
         "--languages", nargs="+", metavar="CODE", choices=LANGUAGES, default=LANGUAGES, help="of --write"
     )
