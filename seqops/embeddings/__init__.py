@@ -1,5 +1,6 @@
 """From text to word vectors: vocabulary, corpus, trained vectors, their evaluation and their files."""
 
+from .cooccurrence import Cooccurrence, cooccurrence
 from .corpus import Block, EncodedCorpus, pairs
 from .evaluation import AnalogyResult, PairResult, evaluate_analogies, evaluate_pairs, spearman
 from .formats import load_vectors, save_vectors
@@ -12,6 +13,7 @@ from .word_vectors import WordVectors
 __all__ = [
     "AnalogyResult",
     "Block",
+    "Cooccurrence",
     "EncodedCorpus",
     "HuffmanTree",
     "NegativeSampler",
@@ -21,6 +23,7 @@ __all__ = [
     "TrainingOptions",
     "Vocabulary",
     "WordVectors",
+    "cooccurrence",
     "evaluate_analogies",
     "evaluate_pairs",
     "load_vectors",
