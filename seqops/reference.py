@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -12,19 +13,23 @@ from torch import Tensor
 __all__ = [
     "additive_attention",
     "beam_topk",
+    "bpr_loss",
     "glove_loss",
     "gru",
     "gru_cell",
     "hierarchical_softmax_loss",
+    "in_batch_softmax_loss",
     "layer_norm_gru",
     "layer_norm_gru_cell",
     "layer_norm_lstm",
     "layer_norm_lstm_cell",
     "lstm",
     "lstm_cell",
+    "nce_loss",
     "negative_sampling_loss",
     "rnn",
     "rnn_cell",
+    "sampled_softmax_loss",
 ]
 
 
@@ -440,6 +445,119 @@ def negative_sampling_loss(
     negative = (h[:, None] * _rows(out_weight, negatives, inside)).sum(-1)
     terms = torch.where(inside, -F.logsigmoid(-negative), 0)
     return _reduced(torch.cat((-positive_weight * F.logsigmoid(positive), terms), 1), present, weight, reduction)
+
+
+def _sampled(
+    in_weight: Tensor,
+    out_weight: Tensor,
+    center: Tensor,
+    target: Tensor,
+    negatives: Tensor,
+    bias: Tensor | None,
+    padding_idx: int | None,
+    mode: str,
+    log_q: Tensor | None,
+    collision: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Corrected scores [B,1+K], the target's first, which of them there are, and which pairs."""
+    h, present = _pairs(in_weight, center, target, padding_idx, mode)
+    negative = _is_one(negatives, padding_idx) & ((negatives != target[:, None]) | (collision == "keep"))
+    inside = present[:, None] & torch.cat((present[:, None], negative), 1)
+    classes = torch.cat((target[:, None], negatives), 1)
+    scores = (h[:, None] * _rows(out_weight, classes, inside)).sum(-1)
+    if bias is not None:
+        scores = scores + _rows(bias[:, None], classes, inside)[..., 0]
+    if log_q is not None:
+        expected = log_q.to(scores.dtype) + math.log(max(1, negatives.shape[1]))
+        scores = scores - _rows(expected[:, None], classes, inside)[..., 0]
+    return scores, inside, present
+
+
+def sampled_softmax_loss(
+    in_weight: Tensor,
+    out_weight: Tensor,
+    center: Tensor,
+    target: Tensor,
+    negatives: Tensor,
+    *,
+    bias: Tensor | None = None,
+    padding_idx: int | None = None,
+    mode: str = "mean",
+    weight: Tensor | None = None,
+    log_q: Tensor | None = None,
+    collision: str = "keep",
+    reduction: str = "mean",
+) -> Tensor:
+    given = (in_weight, out_weight, center, target, negatives, bias, padding_idx, mode, log_q, collision)
+    scores, inside, present = _sampled(*given)
+    # A pair that is left out keeps its target, at a score of 0.
+    inside = torch.cat((torch.ones_like(inside[:, :1]), inside[:, 1:]), 1)
+    log_p = torch.log_softmax(scores.masked_fill(~inside, -torch.inf), 1)[:, :1]
+    return _reduced(-log_p, present, weight, reduction)
+
+
+def nce_loss(
+    in_weight: Tensor,
+    out_weight: Tensor,
+    center: Tensor,
+    target: Tensor,
+    negatives: Tensor,
+    *,
+    bias: Tensor | None = None,
+    padding_idx: int | None = None,
+    mode: str = "mean",
+    weight: Tensor | None = None,
+    log_q: Tensor | None = None,
+    collision: str = "keep",
+    reduction: str = "mean",
+) -> Tensor:
+    given = (in_weight, out_weight, center, target, negatives, bias, padding_idx, mode, log_q, collision)
+    scores, inside, present = _sampled(*given)
+    signs = torch.ones_like(scores)
+    signs[:, 1:] = -1
+    return _reduced(torch.where(inside, -F.logsigmoid(signs * scores), 0), present, weight, reduction)
+
+
+def bpr_loss(
+    in_weight: Tensor,
+    out_weight: Tensor,
+    center: Tensor,
+    target: Tensor,
+    negatives: Tensor,
+    *,
+    bias: Tensor | None = None,
+    padding_idx: int | None = None,
+    mode: str = "mean",
+    weight: Tensor | None = None,
+    collision: str = "skip",
+    reduction: str = "mean",
+) -> Tensor:
+    given = (in_weight, out_weight, center, target, negatives, bias, padding_idx, mode, None, collision)
+    scores, inside, present = _sampled(*given)
+    terms = -F.logsigmoid(scores[:, :1] - scores[:, 1:])
+    return _reduced(torch.where(inside[:, 1:], terms, 0), present, weight, reduction)
+
+
+def in_batch_softmax_loss(
+    query: Tensor,
+    key: Tensor,
+    *,
+    log_q: Tensor | None = None,
+    ids: Tensor | None = None,
+    temperature: float = 1.0,
+    weight: Tensor | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    wide, B = torch.promote_types(query.dtype, torch.float32), query.shape[0]
+    scores = (query @ key.t()).to(wide) / temperature
+    if log_q is not None:
+        scores = scores - log_q.to(wide)
+    if ids is not None:
+        twins = (ids[:, None] == ids).fill_diagonal_(False)
+        scores = torch.where(twins, -torch.inf, scores)
+    loss = -torch.log_softmax(scores, 1).diagonal()
+    loss = loss if weight is None else loss * weight
+    return loss if reduction == "none" else loss.sum() if reduction == "sum" else loss.sum() / B
 
 
 def glove_loss(

@@ -38,8 +38,11 @@ class Case:
 
     @property
     def layouts(self) -> tuple[str, ...]:
-        """Of equal rows of weights the products do not vary, and normalised they are rounding errors alone."""
-        return tuple(o for o in LAYOUTS if o != "expanded" or not self.name.startswith("layer_norm"))
+        """Of equal rows of weights the products do not vary: normalised they are rounding errors alone, and the
+        gradients of their differences are as well.
+        """
+        differences = ("layer_norm", "sampled_softmax", "bpr")
+        return tuple(o for o in LAYOUTS if o != "expanded" or not self.name.startswith(differences))
 
     @property
     def op(self) -> Callable[..., Any]:
@@ -316,6 +319,42 @@ def negative_sampling_options(draw: Callable[..., Any], B: int, K: int, V: int, 
     return options | {"collision": draw(st.sampled_from(["skip", "keep"]), label="collision")}
 
 
+def sampled_loss(B: int, K: int, V: int, D: int, W: int = 0) -> dict[str, Tensor]:
+    return pairs(V, D, B, V, "out_weight") | {"bias": randn(V, seed=4)}
+
+
+def log_q(V: int) -> Tensor:
+    """Of classes that differ; float32 values."""
+    return torch.log_softmax(randn(V, seed=14), 0).float().double()
+
+
+def corrected_usual(V: int, **sizes: int) -> dict[str, Any]:
+    return negative_sampling_usual(V=V, **sizes) | {"log_q": log_q(V)}
+
+
+def sampled_options(draw: Callable[..., Any], B: int, K: int, V: int, **sizes: int) -> dict[str, Any]:
+    options = negative_sampling_options(draw, B=B, K=K, V=V, **sizes)
+    del options["positive_weight"]
+    return options
+
+
+def corrected_options(draw: Callable[..., Any], V: int, **sizes: int) -> dict[str, Any]:
+    return sampled_options(draw, V=V, **sizes) | {"log_q": log_q(V)}
+
+
+def in_batch_softmax_loss(B: int, D: int) -> dict[str, Tensor]:
+    return {"query": randn(B, D, seed=1), "key": randn(B, D, seed=2), "weight": randn(B, seed=3).abs()}
+
+
+def in_batch_options(draw: Callable[..., Any], B: int, **_: int) -> dict[str, Any]:
+    options: dict[str, Any] = {"reduction": draw(st.sampled_from(["none", "sum", "mean"]), label="reduction")}
+    if draw(st.booleans(), label="log_q"):
+        options["log_q"] = log_q(max(1, B))[:B]
+    if draw(st.booleans(), label="ids"):
+        options["ids"] = ids(B, below=max(1, B // 2), seed=5)
+    return options | {"temperature": draw(st.sampled_from([1.0, 0.5]), label="temperature")}
+
+
 def hierarchical_softmax_options(draw: Callable[..., Any], V: int, **sizes: int) -> dict[str, Any]:
     return pair_options(draw, V=V, **sizes) | {"counts": tree_counts(V)}
 
@@ -513,6 +552,34 @@ CASES = {
                 with_tree,
             )
             for label, sizes in (("", {}), (" of bags", {"W": 4}))
+        ),
+        *(
+            Case(
+                f"{name}{label}",
+                name,
+                sampled_loss,
+                {"B": 40, "K": 5, "V": 9, "D": 20} | sizes,
+                options,
+                frozenset("BKD") | frozenset(sizes),
+                (frozenset({"weight"}), frozenset({"bias"})),
+                usual,
+            )
+            for name, options, usual in (
+                ("sampled_softmax_loss", corrected_options, corrected_usual),
+                ("nce_loss", corrected_options, corrected_usual),
+                ("bpr_loss", sampled_options, negative_sampling_usual),
+            )
+            for label, sizes in (("", {}), (" of bags", {"W": 4}))
+        ),
+        Case(
+            "in_batch_softmax_loss",
+            "in_batch_softmax_loss",
+            in_batch_softmax_loss,
+            {"B": 12, "D": 20},
+            in_batch_options,
+            frozenset("BD"),
+            (frozenset({"weight"}),),
+            lambda **_: {"reduction": "none"},
         ),
         Case(
             "glove_loss",
