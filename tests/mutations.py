@@ -190,6 +190,8 @@ FAULTS = [
     Fault("row update, torch path: clips all rows", "seqops/cpu/row_update.py", "norm.clamp(min=clip)", "norm", "tests/test_row_update.py -k 'cpu and loop and clipped'"),
     Fault("co-occurrence: a piece does not look back", "seqops/embeddings/cooccurrence.py", "corpus.ids[max(0, start - window) : start + PLACES], min(start, window), window", "corpus.ids[start : start + PLACES], 0, window", "tests/test_cooccurrence.py"),
     Fault("co-occurrence: windows cross the sentences", "seqops/embeddings/cooccurrence.py", "near = (sentence[begin:] == sentence[begin - d : len(rows) - d]) & ", "near = ", "tests/test_cooccurrence.py"),
+    Fault("GloVe's trainer: its sums begin at 0", "seqops/embeddings/glove.py", "FIRST_SUM = 1.0", "FIRST_SUM = 1e-6", "tests/test_glove_trainer.py"),
+    Fault("GloVe's trainer: a resumed one begins its epoch again", "seqops/embeddings/glove.py", "self.position = (epoch, step)", "self.position = (epoch, 0)", "tests/test_glove_trainer.py"),
     Fault("trainer: a target is its own negative", "seqops/embeddings/training.py", "beta=-share, alpha=share", "beta=-share, alpha=0 * share", "tests/test_training.py -k 'step_is_that and negative-adagrad'"),
     Fault("trainer: a resumed one begins its block again", "seqops/embeddings/training.py", "self.position = (epoch, number, step)", "self.position = (epoch, number, 0)", "tests/test_training.py -k resumed"),
     # Losses over rows of tables.

@@ -4,6 +4,7 @@ from .cooccurrence import Cooccurrence, cooccurrence
 from .corpus import Block, EncodedCorpus, pairs
 from .evaluation import AnalogyResult, PairResult, evaluate_analogies, evaluate_pairs, spearman
 from .formats import load_vectors, save_vectors
+from .glove import GloveOptions, GloveTrainer
 from .huffman import HuffmanTree
 from .sampler import NegativeSampler
 from .training import Progress, Trainer, TrainingOptions
@@ -15,6 +16,8 @@ __all__ = [
     "Block",
     "Cooccurrence",
     "EncodedCorpus",
+    "GloveOptions",
+    "GloveTrainer",
     "HuffmanTree",
     "NegativeSampler",
     "PairResult",

@@ -8,7 +8,6 @@ gradients.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 import time
@@ -23,7 +22,8 @@ from torch import Tensor
 
 from ..cpu.row_update import apply_rows, row_sums
 from ..ops import row_update as _row_update  # noqa: F401 (registers the op)
-from ._files import StrPath, replaced
+from ._checkpoint import corpus_identity, read_checkpoint, write_checkpoint
+from ._files import StrPath
 from .corpus import BLOCK, EncodedCorpus
 from .huffman import HuffmanTree
 from .sampler import NegativeSampler
@@ -396,26 +396,12 @@ class Trainer:
 
     # ---------------------------------------------------------------------------------------------------- checkpoints
 
-    def _identity(self) -> str:
-        """Of the corpus: a training goes on only where it began."""
-        vocabulary = self.corpus.vocabulary
-        digest = hashlib.sha256("\n".join(vocabulary.words).encode("utf-8", "surrogatepass"))
-        digest.update(vocabulary.counts.tobytes())
-        digest.update(str(len(self.corpus)).encode())
-        return digest.hexdigest()
-
     def save(self, path: StrPath) -> None:
         """Writes the state of the training, whole or not at all; of several processes, the first writes that of all."""
-        state = {
-            "options": asdict(self.options),
-            "corpus": self._identity(),
-            "position": list(self.position),
-            "tables": {n: self._whole(t).cpu() for n, t in self.tables.items()},
-            "states": {n: t.cpu() for n, t in self.states.items()},
-        }
+        tables = {n: self._whole(t) for n, t in self.tables.items()}
         if self.group is None or dist.get_rank(self.group) == 0:
-            with replaced(path) as file:
-                torch.save(state, file)
+            identity = corpus_identity(self.corpus)
+            write_checkpoint(path, asdict(self.options), identity, self.position, tables, self.states)
 
     def load(self, path: StrPath) -> None:
         """Takes up the state that `save` wrote.
@@ -423,23 +409,7 @@ class Trainer:
         Raises:
             ValueError: the file is broken, or of another corpus or other options. OSError: it cannot be read.
         """
-        name = os.fspath(path)
-        try:
-            with open(path, "rb") as file:
-                state = torch.load(file, map_location="cpu", weights_only=True)
-            options, identity, position = state["options"], state["corpus"], tuple(state["position"])
-            tables, states = state["tables"], state["states"]
-        except OSError:
-            raise
-        except Exception as error:
-            raise ValueError(f"{name}: no checkpoint of a training, or a broken one ({type(error).__name__})") from None
-        ours = asdict(self.options)
-        other = [k for k in ours if options.get(k) != ours[k]]
-        if other:
-            what = ", ".join(f"{k} {options.get(k)}, not {ours[k]}" for k in other)
-            raise ValueError(f"{name}: the checkpoint is of other options: {what}")
-        if identity != self._identity():
-            raise ValueError(f"{name}: the checkpoint is of another corpus")
+        position, tables, states = read_checkpoint(path, asdict(self.options), corpus_identity(self.corpus))
         columns = slice(None)
         if self.group is not None:
             rank, share = dist.get_rank(self.group), self.tables["in"].shape[1]
@@ -448,4 +418,5 @@ class Trainer:
             self.tables[table].copy_(value[:, columns])
         for table, value in states.items():
             self.states[table].copy_(value)
-        self.position = position
+        epoch, block, step = position
+        self.position = (epoch, block, step)
