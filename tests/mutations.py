@@ -192,7 +192,7 @@ FAULTS = [
     Fault("co-occurrence: windows cross the sentences", "seqops/embeddings/cooccurrence.py", "near = (sentence[begin:] == sentence[begin - d : len(rows) - d]) & ", "near = ", "tests/test_cooccurrence.py"),
     Fault("GloVe's trainer: its sums begin at 0", "seqops/embeddings/glove.py", "FIRST_SUM = 1.0", "FIRST_SUM = 1e-6", "tests/test_glove_trainer.py"),
     Fault("GloVe's trainer: a resumed one begins its epoch again", "seqops/embeddings/glove.py", "self.position = (epoch, step)", "self.position = (epoch, 0)", "tests/test_glove_trainer.py"),
-    Fault("trainer: a target is its own negative", "seqops/embeddings/training.py", "beta=-share, alpha=share", "beta=-share, alpha=0 * share", "tests/test_training.py -k 'step_is_that and negative-adagrad'"),
+    Fault("trainer: a target is its own negative", "seqops/embeddings/training.py", "beta=share, alpha=-share", "beta=share, alpha=0 * share", "tests/test_training.py -k 'step_is_that and negative-adagrad'"),
     Fault("trainer: a resumed one begins its block again", "seqops/embeddings/training.py", "self.position = (epoch, number, step)", "self.position = (epoch, number, 0)", "tests/test_training.py -k resumed"),
     # Losses over rows of tables.
     Fault("rows: a row that began in another tile is written twice", ROWS, "whole = ends & (began_before == 0) & (current >= 0)", "whole = ends & (current >= 0)", LOSS_TESTS + " 'all_places and interpreter'"),

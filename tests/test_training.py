@@ -46,14 +46,13 @@ OPTIONS = TrainingOptions(dim=8, window=3, epochs=1, tile=4, batch_words=8, shar
 KINDS = list(itertools.product(("sg", "cbow"), ("negative", "hierarchical", "softmax")))
 
 
-def plain_loss(trainer: Trainer, tables: dict[str, Tensor], rows: Tensor, near: Tensor, seed: int) -> Tensor:
+def plain_loss(
+    trainer: Trainer, tables: dict[str, Tensor], rows: Tensor, near: Tensor, negatives: Tensor | None
+) -> Tensor:
     """The loss of a batch by a loop over its pairs."""
     o, W, T = trainer.options, trainer.options.window, near.shape[1]
     total = tables["in"].new_zeros(())
     for tile in range(len(rows)):
-        negatives = None
-        if o.loss == "negative":
-            negatives = trainer._sampler.draw((len(rows), o.shared_negatives), seed)[tile].tolist()
         for t in range(T):
             word = int(rows[tile, W + t])
             contexts = [int(rows[tile, t + s]) for s in range(2 * W + 1) if near[tile, t, s]]
@@ -74,7 +73,7 @@ def plain_loss(trainer: Trainer, tables: dict[str, Tensor], rows: Tensor, near: 
                     total = total - torch.nn.functional.logsigmoid(s).sum()
                 else:
                     assert negatives is not None
-                    others = scores[[n for n in negatives if n != target]]
+                    others = scores[[n for n in negatives[tile].tolist() if n != target]]
                     share = o.negative / o.shared_negatives
                     total = total - torch.nn.functional.logsigmoid(scores[target])
                     total = total - share * torch.nn.functional.logsigmoid(-others).sum()
@@ -98,10 +97,11 @@ def test_a_step_is_that_of_autograd(model: str, loss: str, optimizer: str) -> No
     windows = training._Windows(block.rows, block.sentence, block.reach, trainer._tile_words, 3, "cpu")
     rows, near = windows.rows[[0, 2]], windows.near[[0, 2]]
     tables = {n: t.double().requires_grad_() for n, t in trainer.tables.items()}
-    expected_loss = plain_loss(trainer, tables, rows, near, seed=77)
+    negatives = trainer._negatives(77, 3, 2) if loss == "negative" else None
+    expected_loss = plain_loss(trainer, tables, rows, near, negatives)
     grads = torch.autograd.grad(expected_loss, list(tables.values()))
     before = {n: t.clone() for n, t in trainer.states.items()}
-    result = trainer._step(rows, near, 0.1, 77, True)
+    result = trainer._step(rows, near, negatives, 0.1, True)
     assert result is not None
     assert float(result[0]) == pytest.approx(float(expected_loss.detach()), rel=1e-5)
     for (name, table), grad in zip(tables.items(), grads, strict=True):
@@ -166,8 +166,9 @@ def interrupted(trainer: Trainer, after: int, **arguments: Any) -> None:
     ("model", "loss", "optimizer"), [("sg", "negative", "adagrad"), ("cbow", "hierarchical", "sgd")]
 )
 def test_a_resumed_training_ends_where_an_uninterrupted_one_does(
-    model: str, loss: str, optimizer: str, tmp_path: pathlib.Path
+    model: str, loss: str, optimizer: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(training, "DRAWS", 1536)  # those of 3 steps: training ends, and goes on, inside such a group
     corpus = encoded(planted(sentences=60))
     o = TrainingOptions(
         model=model, loss=loss, optimizer=optimizer, dim=8, epochs=3, batch_words=64, tile=8, sample=0.05
@@ -232,11 +233,24 @@ def test_the_same_seed_gives_the_same_vectors() -> None:
         ({"clip": 0.0, "optimizer": "sgd"}, "clip must be above 0"),
         ({"clip": 1.0}, "clip is for sgd"),
         ({"sample": -1.0}, "sample must be 0 or more"),
+        ({"accumulator": -1.0}, "accumulator must be 0 or more, got -1.0"),
+        ({"accumulator": math.nan}, "accumulator must be 0 or more, got nan"),
     ],
 )
 def test_options_are_checked(wrong: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         TrainingOptions(**wrong)
+
+
+def test_where_the_sums_of_adagrad_begin() -> None:
+    corpus = encoded(planted(sentences=5))
+    for o, expected in (
+        (TrainingOptions(dim=4), 0.0),
+        (TrainingOptions(dim=4, loss="hierarchical"), 1.0),
+        (TrainingOptions(dim=4, loss="hierarchical", model="cbow"), 0.0),
+        (TrainingOptions(dim=4, loss="hierarchical", accumulator=0.5), 0.5),
+    ):
+        assert [state.unique().tolist() for state in Trainer(corpus, o).states.values()] == [[expected]] * 2
 
 
 def test_a_vocabulary_of_one_word() -> None:

@@ -36,6 +36,7 @@ LOWEST_RATE = 1e-4  # of the first learning rate, where it has fallen to it
 EPS = 1e-10
 LOSS_STEPS = 16  # the loss is looked at once in so many steps
 LOGITS = 2**22  # that the full softmax holds at once
+DRAWS = 2**16  # negatives drawn at once, for some steps ahead: a draw is a hundred small operations on a CPU
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,9 @@ class TrainingOptions:
         power: of the counts, that negatives are drawn by.
         optimizer: "adagrad", row-wise and stable at any batch, or "sgd", whose sums over a large batch diverge without
             `clip`, the largest norm of a row's gradient.
+        accumulator: what the sums of Adagrad begin at. Above 0 it shortens the first steps of a row, which else are the
+            same for any gradient: of rare words, most of what they learn. None: 1 for "sg" with "hierarchical", whose
+            gradients are sums over paths, else 0.
         lr: falls linearly to a ten-thousandth; None: 0.2 for Adagrad, 0.025 for SGD.
         batch_words: words a step; None: 2048, but fewer for a small corpus, so that an epoch has a few hundred steps.
         tile: words of a tile.
@@ -68,6 +72,7 @@ class TrainingOptions:
     power: float = 0.75
     optimizer: str = "adagrad"
     clip: float | None = None
+    accumulator: float | None = None
     lr: float | None = None
     batch_words: int | None = None
     tile: int = 32
@@ -89,10 +94,18 @@ class TrainingOptions:
             raise ValueError("clip is for sgd: Adagrad's steps are bounded")
         if self.clip is not None and not self.clip > 0:
             raise ValueError(f"clip must be above 0, got {self.clip}")
+        if self.accumulator is not None and not 0 <= self.accumulator < math.inf:
+            raise ValueError(f"accumulator must be 0 or more, got {self.accumulator}")
         if self.sample is not None and not 0 <= self.sample < math.inf:
             raise ValueError(f"sample must be 0 or more, got {self.sample}")
         if self.seed < 0:
             raise ValueError(f"seed must be 0 or more, got {self.seed}")
+
+    @property
+    def first_sum(self) -> float:
+        if self.accumulator is not None:
+            return self.accumulator
+        return 1.0 if (self.model, self.loss) == ("sg", "hierarchical") else 0.0
 
     @property
     def first_rate(self) -> float:
@@ -178,7 +191,7 @@ class Trainer:
         self.tables = {"in": first[:, columns].contiguous().to(device)}
         self.tables["out"] = torch.zeros(outputs, self.tables["in"].shape[1], device=device)
         rows = self.tables if o.optimizer == "adagrad" else {}
-        self.states = {name: torch.zeros(len(t), device=device) for name, t in rows.items()}
+        self.states = {name: torch.full((len(t),), o.first_sum, device=device) for name, t in rows.items()}
         self.position = (0, 0, 0)  # epoch, block, step: the next to do
         self._keep = vocabulary.keep_probability(o.sample)
         # Of a tile's inputs and the nodes of its paths all products are made, though only those of a pair count.
@@ -187,6 +200,8 @@ class Trainer:
         self._buffers: dict[str, Tensor] = {}
         if o.loss == "negative":
             self._sampler = NegativeSampler(vocabulary.counts, o.power, device=device)
+            self._steps_drawn = max(1, DRAWS // (self._tiles * o.shared_negatives))
+            self._drawn: tuple[int, int, Tensor] | None = None  # seed, first step, negatives
         elif o.loss == "hierarchical":
             self._tree = HuffmanTree(vocabulary.counts, device=device)
             self._depths = self._tree.offsets.diff()
@@ -227,6 +242,7 @@ class Trainer:
             block = self.corpus.block(number, window=W, keep=self._keep, seed=o.seed, epoch=epoch)
             windows = _Windows(block.rows, block.sentence, block.reach, T, W, self.device)
             order = np.random.default_rng((o.seed, epoch, number, 1)).permutation(windows.count)
+            seed = int(np.random.SeedSequence((o.seed, epoch, number, 2)).generate_state(1, np.uint64)[0])
             tiles = torch.from_numpy(order).to(self.device)
             steps = -(-windows.count // self._tiles)
             places = min(BLOCK, size - number * BLOCK)
@@ -235,9 +251,9 @@ class Trainer:
                 before = (epoch * size + number * BLOCK + places * step / steps) / total
                 start = before if start is None else start
                 lr = o.first_rate * max(LOWEST_RATE, 1 - before)
-                seed = int(np.random.SeedSequence((o.seed, epoch, number, step)).generate_state(1, np.uint64)[0])
                 need_loss = progress is not None and step % LOSS_STEPS == 0
-                result = self._step(windows.rows[chosen], windows.near[chosen], lr, seed, need_loss)
+                negatives = self._negatives(seed, step, len(chosen)) if o.loss == "negative" else None
+                result = self._step(windows.rows[chosen], windows.near[chosen], negatives, lr, need_loss)
                 if result is not None:
                     loss, weight = loss + float(result[0]), weight + float(result[1])
                 step += 1
@@ -272,28 +288,34 @@ class Trainer:
 
     # --------------------------------------------------------------------------------------------------------- a step
 
-    def _step(self, rows: Tensor, near: Tensor, lr: float, seed: int, need_loss: bool) -> tuple[Tensor, Tensor] | None:
-        """One batch of tiles: rows [C, T + 2W], near [C, T, 2W + 1]. The sums of loss and of pairs, if asked for."""
+    def _step(
+        self, rows: Tensor, near: Tensor, negatives: Tensor | None, lr: float, need_loss: bool
+    ) -> tuple[Tensor, Tensor] | None:
+        """One batch of tiles: rows [C, T + 2W], near [C, T, 2W + 1]. The sums of loss and of pairs, if asked for.
+
+        negatives [C, S], for the loss of that name.
+        """
         o = self.options
         W, C, T = o.window, len(rows), near.shape[1]
         words, near = rows[:, W : W + T], near.float()
-        extra = o.shared_negatives if o.loss == "negative" else 0
+        extra = 0 if negatives is None else negatives.shape[1]
         if o.model == "cbow":
             count = near.sum(2, keepdim=True)
             mix = self._banded("mix", near / count.clamp(min=1), T + 2 * W)
             means = torch.bmm(mix, F.embedding(rows, self.tables["in"])).flatten(0, 1)
-            targets, weight = words, self._banded("weight", (count > 0).float(), T, extra)
+            near = (count > 0).float()
+            targets, weight = words, self._banded("weight", near, T, extra)
             inputs = torch.arange(C * T, device=rows.device).view(C, T)
-            loss, d_means = self._objective(means, inputs, targets, weight, lr, seed, need_loss)
+            loss, d_means = self._objective(means, inputs, targets, weight, negatives, lr, need_loss)
             self._update("in", rows, torch.bmm(mix.transpose(1, 2), d_means), lr)
         else:
             inputs, targets, weight = words, rows, self._banded("weight", near, T + 2 * W, extra)
             if o.loss == "hierarchical":
                 # A word's contexts tell its path: the pairs are the same, and the paths are those of T words.
                 inputs, targets, weight = targets, inputs, weight.transpose(1, 2)
-            loss, d_inputs = self._objective(self.tables["in"], inputs, targets, weight, lr, seed, need_loss)
+            loss, d_inputs = self._objective(self.tables["in"], inputs, targets, weight, negatives, lr, need_loss)
             self._update("in", inputs, d_inputs, lr)
-        return None if loss is None else (loss.sum(), weight[:, :, : targets.shape[1]].sum())
+        return None if loss is None else (loss.sum(), near.sum())
 
     def _banded(self, name: str, near: Tensor, columns: int, extra: int = 0) -> Tensor:
         """[C, T, columns + extra]: near [C, T, steps] along the diagonal, 0 beside it within `columns`.
@@ -308,7 +330,14 @@ class Trainer:
         return buffer[:C]
 
     def _objective(
-        self, table: Tensor, inputs: Tensor, targets: Tensor, weight: Tensor, lr: float, seed: int, need_loss: bool
+        self,
+        table: Tensor,
+        inputs: Tensor,
+        targets: Tensor,
+        weight: Tensor,
+        negatives: Tensor | None,
+        lr: float,
+        need_loss: bool,
     ) -> tuple[Tensor | None, Tensor]:
         """Updates the output table; gives the loss [C] and the gradient of the inputs [C, A, D].
 
@@ -317,34 +346,39 @@ class Trainer:
         """
         if self.options.loss == "softmax":
             return self._softmax(table, inputs, targets, weight, lr, need_loss)
-        if self.options.loss == "negative":
-            targets = self._add_negatives(targets, weight, seed)
+        if negatives is not None:
+            targets, labels = self._add_negatives(targets, weight, negatives)
         else:
-            targets, weight = self._add_paths(targets, weight)
+            targets, weight, labels = self._paths(targets, weight)
         u, x = F.embedding(inputs, table), F.embedding(targets, self.tables["out"])
         scores = torch.bmm(u, x.transpose(1, 2))
         if self.group is not None:
             dist.all_reduce(scores, group=self.group)
-        # A weight above 0 is that of a pair that belongs together, one below 0 that of a pair that does not.
-        loss = -(F.logsigmoid(scores * weight.sign()) * weight.abs()).sum((1, 2)) if need_loss else None
-        g = scores.sigmoid_().mul_(weight.abs()).sub_(weight.clamp(min=0))
+        loss = -(F.logsigmoid(scores * (2 * labels - 1)) * weight).sum((1, 2)) if need_loss else None
+        g = scores.sigmoid_().sub_(labels).mul_(weight)
         d_inputs, d_outputs = torch.bmm(g, x), torch.bmm(g.transpose(1, 2), u)
         self._update("out", targets, d_outputs, lr)
         return loss, d_inputs
 
-    def _add_negatives(self, targets: Tensor, weight: Tensor, seed: int) -> Tensor:
-        """Negatives for each tile behind its targets, and their weights; none where it is a target of the input."""
-        o, B = self.options, targets.shape[1]
-        negatives = self._sampler.draw((len(targets), o.shared_negatives), seed)
-        same = (targets[:, :, None] == negatives[:, None, :]).float()
-        share, has = o.negative / o.shared_negatives, weight[:, :, :B]
-        against = torch.baddbmm(has.sum(2, keepdim=True), has, same, beta=-share, alpha=share)
-        # A sum that should be 0 can come out above it, where it would be a target's.
-        weight[:, :, B:] = against.clamp_(max=0)
-        return torch.cat([targets, negatives], 1)
+    def _negatives(self, seed: int, step: int, tiles: int) -> Tensor:
+        """Those of a step [tiles, S]; a seed's are the same however many steps are drawn at once."""
+        S, ahead = self.options.shared_negatives, self._steps_drawn
+        first = step - step % ahead
+        if self._drawn is None or self._drawn[:2] != (seed, first):
+            drawn = self._sampler.draw((ahead, self._tiles, S), seed, first * self._tiles * S)
+            self._drawn = (seed, first, drawn)
+        return self._drawn[2][step - first, :tiles]
 
-    def _add_paths(self, targets: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """The nodes on the targets' paths, one behind the other [C, B'], and their weights, signed by branch."""
+    def _add_negatives(self, targets: Tensor, weight: Tensor, negatives: Tensor) -> tuple[Tensor, Tensor]:
+        """Negatives for each tile behind its targets, and labels; no weight where one is a target of the input."""
+        B, S = targets.shape[1], negatives.shape[1]
+        same = (targets[:, :, None] == negatives[:, None, :]).float()
+        share, has = self.options.negative / S, weight[:, :, :B]
+        weight[:, :, B:] = torch.baddbmm(has.sum(2, keepdim=True), has, same, beta=share, alpha=-share)
+        return torch.cat([targets, negatives], 1), (torch.arange(B + S, device=targets.device) < B).float()
+
+    def _paths(self, targets: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The nodes on the targets' paths, one behind the other [C, B'], their weights and labels, by branch."""
         tree = self._tree
         depths = self._depths[targets]
         ends = depths.cumsum(1)
@@ -355,8 +389,8 @@ class Trainer:
         owner.clamp_(max=targets.shape[1] - 1)
         starts = tree.offsets[targets] - (ends - depths)
         at = (starts.gather(1, owner) + places).where(inside, torch.zeros_like(places))
-        signs = tree.signs[at].float() * inside
-        return tree.nodes[at].long(), weight.gather(2, owner[:, None].expand(-1, weight.shape[1], -1)) * signs[:, None]
+        weight = weight.gather(2, owner[:, None].expand(-1, weight.shape[1], -1)) * inside[:, None]
+        return tree.nodes[at].long(), weight, (tree.signs[at] > 0).float()[:, None]
 
     def _softmax(
         self, table: Tensor, inputs: Tensor, targets: Tensor, weight: Tensor, lr: float, need_loss: bool
