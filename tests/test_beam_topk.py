@@ -306,7 +306,17 @@ def test_chunked_torch_path(cpu_path: None, monkeypatch: pytest.MonkeyPatch, blo
     expected = sorted_topk(inputs["logits"], inputs["scores"], 30)
     assert (expected.scores.diff() < -2e-6).all()
     for dtype in (torch.float32, torch.float64):
-        assert_same(beam_topk(inputs["logits"].to(dtype), inputs["scores"].to(dtype), 30), expected)
+        got = beam_topk(inputs["logits"].to(dtype), inputs["scores"].to(dtype), 30)
+        assert torch.equal(got.parents, expected.parents)
+        assert torch.equal(got.tokens, expected.tokens)
+        # How far torch's own log_softmax is off in float32 depends on the CPU.
+        assert_as_accurate(
+            lambda logits, scores: beam_topk(logits, scores, 30).scores,
+            lambda logits, scores: reference.beam_topk(logits, scores, 30)[0],
+            inputs,
+            grad=set(),
+            dtype=dtype,
+        )
     half = inputs["logits"].bfloat16()
     expected = sorted_topk(half.double(), inputs["scores"], 30)
     assert_same(beam_topk(half, inputs["scores"].float(), 30), expected)

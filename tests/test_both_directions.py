@@ -72,7 +72,8 @@ def launches(path: Path, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The heads of each walk that is launched."""
     if not path.kernels:
         pytest.skip("the torch path walks each direction by itself")
-    from seqops.kernels import recurrent
+    # All that take `walk` from there, before it is another for a while.
+    from seqops.kernels import gru_cho, lstm_projected, recurrent  # noqa: F401
 
     seen, walk = [], recurrent.walk
 
