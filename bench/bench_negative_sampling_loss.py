@@ -4,27 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from seqops import functional
-from seqops.bench.harness import Bench, Inputs, Problem, compiled, from_function
-from seqops.bench.roofline import Work
-
-
-def problem(V: int, D: int, B: int, K: int, quick: bool = False, dtype: str = "float32") -> Problem:
-    return Problem((("V", V), ("D", D), ("B", B), ("K", K)), dtype, True, quick)
-
-
-def inputs(p: Problem) -> Inputs:
-    V, D, B, K = p.size.values()
-    generator = torch.Generator().manual_seed(0)
-    tables = {n: torch.randn(V, D, generator=generator).mul_(0.1) for n in ("in_weight", "out_weight")}
-    ids = {"center": (B,), "target": (B,), "negatives": (B, K)}
-    return {n: t.to(getattr(torch, p.dtype)) for n, t in tables.items()} | {
-        n: torch.randint(V, shape, generator=generator) for n, shape in ids.items()
-    }
+from seqops.bench.harness import Bench, compiled, from_function
+from seqops.bench.sampled import inputs, problem, work
 
 
 def composition(in_weight: Tensor, out_weight: Tensor, center: Tensor, target: Tensor, negatives: Tensor) -> Tensor:
@@ -33,13 +18,6 @@ def composition(in_weight: Tensor, out_weight: Tensor, center: Tensor, target: T
     negative = (F.embedding(negatives, out_weight) @ h[:, :, None])[:, :, 0]
     negative = F.softplus(negative.float()).masked_fill(negatives == target[:, None], 0)
     return (F.softplus(-positive.float()) + negative.sum(1)).mean()
-
-
-def work(p: Problem) -> Work:
-    """Both tables read once and both gradients written once; the rows' products, three times."""
-    V, D, B, K = p.size.values()
-    rows = B * (1 + K)
-    return Work(4 * V * D * getattr(torch, p.dtype).itemsize + 8 * (B + rows), flops=6 * rows * D, exp=rows)
 
 
 BENCH = Bench(

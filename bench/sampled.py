@@ -14,7 +14,7 @@ from torch import Tensor
 from seqops.bench.harness import Bench, Inputs, Problem, compiled, from_function
 from seqops.bench.roofline import Work
 
-__all__ = ["even", "sampled_bench", "scores"]
+__all__ = ["even", "inputs", "problem", "sampled_bench", "scores", "work"]
 
 
 def problem(V: int, D: int, B: int, K: int, quick: bool = False, dtype: str = "float32") -> Problem:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -13,7 +13,10 @@ from ._autograd import once_differentiable
 from ._checks import check_device, check_dtypes, check_shape
 from ._rows import check_ids, check_sparse, row_gradient, row_sums
 
-__all__ = ["Pairs", "logistic_backward", "pairs", "reduce"]
+if TYPE_CHECKING:
+    from ..embeddings.sampler import NegativeSampler
+
+__all__ = ["Pairs", "check_negatives", "logistic_backward", "pairs", "reduce"]
 
 
 class Pairs:
@@ -67,6 +70,25 @@ def pairs(
     if mode == "mean":
         coefficients = coefficients / coefficients.sum(1, keepdim=True).clamp(min=1)
     return Pairs(row_sums(in_weight, center, coefficients, sparse=sparse), None, target, present)
+
+
+def check_negatives(
+    op: str, negatives: Tensor | NegativeSampler, num_negatives: int | None, in_weight: Tensor, V: int, B: int
+) -> int:
+    """How many there are a pair, given or to be drawn."""
+    from ..embeddings.sampler import NegativeSampler
+
+    if isinstance(negatives, NegativeSampler):
+        if num_negatives is None or num_negatives < 0:
+            raise ValueError(f"{op}: num_negatives must be at least 0 with a sampler, got {num_negatives}")
+        if negatives.num_classes != V:
+            raise ValueError(f"{op}: negatives must sample from {V} classes, got {negatives.num_classes}")
+        check_device(op, "negatives", negatives.threshold, "in_weight", in_weight)
+        return num_negatives
+    if not isinstance(negatives, Tensor):
+        raise TypeError(f"{op}: negatives must be a Tensor or a NegativeSampler, got {type(negatives).__name__}")
+    check_ids(op, "negatives", negatives, (B, "K" if num_negatives is None else num_negatives), "in_weight", in_weight)
+    return negatives.shape[1]
 
 
 def reduce(loss: Tensor, present: Tensor, weight: Tensor | None, reduction: str) -> Tensor:

@@ -16,7 +16,7 @@ from ._autograd import once_differentiable
 from ._checks import check_device, check_shape
 from ._register import register
 
-__all__ = ["check_ids", "check_sparse", "kernel_takes", "row_gradient", "row_scores", "row_sums"]
+__all__ = ["check_ids", "check_sparse", "gather", "kernel_takes", "row_gradient", "row_scores", "row_sums"]
 
 
 def check_ids(op: str, name: str, ids: Tensor, shape: Sequence[int | str], first_name: str, first: Tensor) -> None:
@@ -55,6 +55,12 @@ def row_sums(table: Tensor, rows: Tensor, coefficients: Tensor, *, sparse: bool 
     """The sum of coefficients[b,r] * table[rows[b,r]], [B,D] in fp32, or fp64 where the table is."""
     sums: Tensor = torch.ops.seqops.row_sums(table, rows, coefficients, sparse)
     return sums
+
+
+def gather(table: Tensor, ids: Tensor, *, sparse: bool = False) -> Tensor:
+    """table[ids[b]], 0 where there is none: [B,D] in fp32, or fp64 where the table is."""
+    one = torch.ones((1, 1), dtype=compute_dtype(table.dtype), device=table.device)
+    return row_sums(table, ids[:, None], one.expand(ids.shape[0], 1), sparse=sparse)
 
 
 class RowScores(torch.autograd.Function):

@@ -11,8 +11,8 @@ from torch import Tensor
 from ..cpu._dtypes import compute_dtype
 from ..cpu.rows import check_range
 from ._checks import check_device, check_dtypes, check_shape
-from ._logistic import pairs
-from ._rows import check_ids, row_scores, row_sums
+from ._logistic import check_negatives, pairs
+from ._rows import gather, row_scores
 
 if TYPE_CHECKING:
     from ..embeddings.sampler import NegativeSampler
@@ -50,8 +50,6 @@ def candidates(
     generator: torch.Generator | None,
 ) -> Candidates:
     """Checks and scores; `corrected`: less the logarithm of how often each class is expected among the draws."""
-    from ..embeddings.sampler import NegativeSampler
-
     p = pairs(op, in_weight, center, target, weight, padding_idx, mode, reduction, sparse)
     check_shape(op, "out_weight", out_weight, ("V", in_weight.shape[1]))
     V, B = out_weight.shape[0], target.shape[0]
@@ -65,19 +63,8 @@ def candidates(
         check_device(op, "log_q", log_q, "in_weight", in_weight)
         if not log_q.is_floating_point():
             raise TypeError(f"{op}: log_q must be floating, got {log_q.dtype}")
-    if isinstance(negatives, NegativeSampler):
-        if num_negatives is None or num_negatives < 0:
-            raise ValueError(f"{op}: num_negatives must be at least 0 with a sampler, got {num_negatives}")
-        if negatives.num_classes != V:
-            raise ValueError(f"{op}: negatives must sample from {V} classes, got {negatives.num_classes}")
-        check_device(op, "negatives", negatives.threshold, "in_weight", in_weight)
-        drawn = negatives.sample((B, num_negatives), generator=generator)
-    else:
-        if not isinstance(negatives, Tensor):
-            raise TypeError(f"{op}: negatives must be a Tensor or a NegativeSampler, got {type(negatives).__name__}")
-        wanted = (B, "K" if num_negatives is None else num_negatives)
-        check_ids(op, "negatives", negatives, wanted, "in_weight", in_weight)
-        drawn = negatives
+    K = check_negatives(op, negatives, num_negatives, in_weight, V, B)
+    drawn = negatives if isinstance(negatives, Tensor) else negatives.sample((B, K), generator=generator)
     check_range(op, "center", center, in_weight.shape[0], low=-1)
     check_range(op, "target", target, V, low=-1)
     check_range(op, "negatives", drawn, V, low=-1)
@@ -97,22 +84,19 @@ def candidates(
     rows = torch.where(inside, rows, -1)
     h = p.source
     if p.index is not None:
-        index = torch.where(present, p.index, -1)[:, None]
-        h = row_sums(in_weight, index, torch.ones((1, 1), dtype=dtype, device=rows.device).expand(B, 1), sparse=sparse)
+        h = gather(in_weight, torch.where(present, p.index, -1), sparse=sparse)
     scores = row_scores(h, out_weight, rows, sparse=sparse)
     if bias is not None:
-        flat = rows.reshape(-1, 1)
-        ones = torch.ones((1, 1), dtype=dtype, device=rows.device).expand(flat.shape[0], 1)
-        scores = scores + row_sums(bias[:, None], flat, ones).view(rows.shape)
+        scores = scores + gather(bias[:, None], rows.flatten()).view(rows.shape)
     if corrected:
         classes = torch.where(inside, rows, 0).long()
         if log_q is not None:
             chance: Any = log_q.detach()[classes] if V else log_q.new_zeros(rows.shape)
-        elif isinstance(negatives, NegativeSampler):
+        elif not isinstance(negatives, Tensor):
             chance = negatives.log_prob(classes)
         else:
             raise ValueError(f"{op}: log_q must be given with negatives that are given, got None")
-        expected = chance.to(dtype) + math.log(max(1, drawn.shape[1]))
+        expected = chance.to(dtype) + math.log(max(1, K))
         never = inside & (expected == -math.inf)
         if never.device.type == "cpu" and not torch.compiler.is_compiling() and bool(never.any()):
             raise ValueError(

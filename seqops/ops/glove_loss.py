@@ -8,7 +8,7 @@ from torch import Tensor
 from ..cpu._dtypes import compute_dtype
 from ..cpu.rows import check_range
 from ._checks import check_device, check_dtypes, check_shape
-from ._rows import check_ids, check_sparse, row_scores, row_sums
+from ._rows import check_ids, check_sparse, gather, row_scores
 
 __all__ = ["glove_loss"]
 
@@ -77,13 +77,11 @@ def glove_loss(
         raise ValueError(f"{op}: x must be above 0, got {x[~(x > 0)][0].item()}")
     inside = (i < weight.shape[0]) & (j < context_weight.shape[0])
     present = (i >= 0) & (j >= 0) & (x > 0) & inside
-    i, j = torch.where(present, i, -1)[:, None], torch.where(present, j, -1)[:, None]
+    i, j = torch.where(present, i, -1), torch.where(present, j, -1)
     # A pair that is left out scores 0, and is compared with log(1).
     count = torch.where(present, x.detach(), 1).to(dtype)
-    ones = count.new_ones(1, 1).expand(i.shape[0], 1)
-    h = row_sums(weight, i, ones, sparse=sparse)
-    score = row_scores(h, context_weight, j, sparse=sparse)[:, 0]
-    score = score + row_sums(bias[:, None], i, ones)[:, 0] + row_sums(context_bias[:, None], j, ones)[:, 0]
+    score = row_scores(gather(weight, i, sparse=sparse), context_weight, j[:, None], sparse=sparse)[:, 0]
+    score = score + gather(bias[:, None], i)[:, 0] + gather(context_bias[:, None], j)[:, 0]
     share = (count / x_max).pow(alpha).clamp(max=1)
     loss = share * (score - count.log()).square()
     if reduction == "none":

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from ..cpu._dtypes import compute_dtype
-from ._checks import check_device, check_dtypes, check_shape
-from ._logistic import logistic_backward, pairs, reduce
+from ._checks import check_dtypes, check_shape
+from ._logistic import check_negatives, logistic_backward, pairs, reduce
 from ._register import register
-from ._rows import check_ids, kernel_takes
+from ._rows import kernel_takes
 from ._sampler import draw_seed
 
 if TYPE_CHECKING:
@@ -73,8 +73,6 @@ def negative_sampling_loss(
 
     Source: Mikolov et al. 2013, arXiv:1310.4546. gBCE: Petrov and Macdonald 2023, arXiv:2308.07192.
     """
-    from ..embeddings.sampler import NegativeSampler
-
     op = "negative_sampling_loss"
     p = pairs(op, in_weight, center, target, weight, padding_idx, mode, reduction, sparse)
     check_shape(op, "out_weight", out_weight, ("V", in_weight.shape[1]))
@@ -83,23 +81,14 @@ def negative_sampling_loss(
     if collision not in ATTEMPTS:
         raise ValueError(f"{op}: collision must be one of 'skip', 'redraw', 'keep', got {collision!r}")
     table: tuple[Tensor | None, Tensor | None, Tensor | None] = (None, None, None)
-    if isinstance(negatives, NegativeSampler):
-        if num_negatives is None or num_negatives < 0:
-            raise ValueError(f"{op}: num_negatives must be at least 0 with a sampler, got {num_negatives}")
-        if negatives.num_classes != V:
-            raise ValueError(f"{op}: negatives must sample from {V} classes, got {negatives.num_classes}")
-        check_device(op, "negatives", negatives.threshold, "in_weight", in_weight)
-        table = (negatives.threshold, negatives.alias, draw_seed(in_weight.device, generator))
-        given = None
-    else:
-        if not isinstance(negatives, Tensor):
-            raise TypeError(f"{op}: negatives must be a Tensor or a NegativeSampler, got {type(negatives).__name__}")
-        check_ids(
-            op, "negatives", negatives, (B, "K" if num_negatives is None else num_negatives), "in_weight", in_weight
-        )
+    num_negatives = check_negatives(op, negatives, num_negatives, in_weight, V, B)
+    if isinstance(negatives, Tensor):
         if collision == "redraw":
             raise ValueError(f"{op}: collision must be 'skip' or 'keep' where the negatives are given, got 'redraw'")
-        given, num_negatives = negatives, negatives.shape[1]
+        given = negatives
+    else:
+        table = (negatives.threshold, negatives.alias, draw_seed(in_weight.device, generator))
+        given = None
     loss, _, _ = torch.ops.seqops.negative_sampling_fwd(
         p.source,
         p.index,
