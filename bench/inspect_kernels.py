@@ -1,6 +1,6 @@
 """Compiles the kernels with every row of their config tables for GPUs that need not be here, and prints what came out.
 
-    python bench/inspect_kernels.py [--targets 80,86,90,100,gfx942] [--kernel NAME] [--json FILE]
+    python bench/inspect_kernels.py [--targets 80,86,90,100,gfx942] [--kernel NAME] [--share I/N] [--json FILE]
 
     mma        matrix instructions of a warp; wgmma those of a warpgroup, tcgen05 among them
     loads      global loads of a thread in the innermost loop, the longest where there are several
@@ -662,6 +662,7 @@ def main() -> int:
     parser.add_argument(
         "--max-hidden", type=int, default=1 << 30, help="leave out larger persistent kernels: slow to compile"
     )
+    parser.add_argument("--share", default="0/1", help="I/N: of N launches one after another only the I-th, from 0 on")
     parser.add_argument("--json", help="write the results here")
     arguments = parser.parse_args()
     print(f"triton {triton.__version__}")
@@ -681,9 +682,10 @@ def main() -> int:
     row = "{:34} {:26} {:6} {:>7} {:>9} {:>5} {:>4} {:>5} {:>5} {:>6} {:>8} {}"
     print(row.format(*columns, "").rstrip())
     results = []
+    share, shares = map(int, arguments.share.split("/"))
     for target in arguments.targets.split(","):
-        for launch in launches(target, arguments.max_hidden):
-            if arguments.kernel not in launch.name:
+        for number, launch in enumerate(launches(target, arguments.max_hidden)):
+            if arguments.kernel not in launch.name or number % shares != share:
                 continue
             r = compile_for(launch, target)
             results.append(r)

@@ -170,7 +170,11 @@ def test_no_gradient_without_grad_mode(path: Path, case: Case) -> None:
     for mode in (torch.no_grad(), torch.inference_mode()):
         with mode:
             got = first_output(case, inputs)
-            assert not got.requires_grad
+        assert not got.requires_grad
+        if case.label == "lstm as torch has it" and not path.kernels:
+            # Computed by torch.lstm, whose own bits without gradients are others on some processors.
+            torch.testing.assert_close(got, expected)
+        else:
             assert torch.equal(got, expected)
 
 
