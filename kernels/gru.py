@@ -15,7 +15,8 @@ from ..cpu.gru import BACKWARD, FORWARD
 from . import config
 from .common import device_guard
 from .gru_cho import cho_back, cho_forward
-from .recurrent import at_once, gru_gates, plain, walk_back, walk_forward
+from .recurrent import at_once, plain, walk_back, walk_forward
+from .recurrent_step import gru_gates
 
 __all__ = ["gru_sequence_bwd", "gru_sequence_fwd"]
 

@@ -15,19 +15,8 @@ from torch import Tensor
 from ..cpu._recurrent import mask_ended, sum_of_biases
 from . import config
 from .common import device_guard, grid_barrier, sigmoid, tanh
-from .recurrent import (
-    RUN_TIME,
-    leave,
-    lengths_of,
-    load_slices,
-    pick,
-    plain,
-    products,
-    starts_at,
-    tile_of,
-    time_of,
-    walk,
-)
+from .recurrent import RUN_TIME, leave, load_slices, pick, plain, products, walk
+from .recurrent_step import lengths_of, starts_at, tile_of, time_of
 
 __all__ = ["cho_back", "cho_forward"]
 

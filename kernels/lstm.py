@@ -15,7 +15,8 @@ from ..cpu.lstm import BACKWARD, FORWARD
 from . import config
 from .common import device_guard, tanh
 from .lstm_projected import projected_back, projected_forward
-from .recurrent import at_once, lstm_gates, plain, walk_back, walk_forward
+from .recurrent import at_once, plain, walk_back, walk_forward
+from .recurrent_step import lstm_gates
 
 __all__ = ["lstm_sequence_bwd", "lstm_sequence_fwd"]
 

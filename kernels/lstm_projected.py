@@ -15,21 +15,8 @@ from torch import Tensor
 from ..cpu._recurrent import sum_of_biases
 from . import config
 from .common import grid_barrier, tanh
-from .recurrent import (
-    RUN_TIME,
-    add_at,
-    leave,
-    lengths_of,
-    load_slices,
-    lstm_gates,
-    pick,
-    plain,
-    products,
-    starts_at,
-    tile_of,
-    time_of,
-    walk,
-)
+from .recurrent import RUN_TIME, leave, load_slices, pick, plain, products, walk
+from .recurrent_step import add_at, lengths_of, lstm_gates, starts_at, tile_of, time_of
 
 __all__ = ["projected_back", "projected_forward"]
 

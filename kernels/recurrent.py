@@ -19,24 +19,18 @@ from torch import Tensor
 
 from ..cpu._recurrent import BOTH, HiddenWeights, half_of
 from . import config
-from .common import device_guard, dot_precision, grid_barrier, resident_limits, sigmoid, tanh
+from .common import device_guard, dot_precision, grid_barrier, resident_limits
+from .recurrent_step import direction_of, lengths_of, starts_at, step_back, step_forward, tile_of_head, time_of
 
 __all__ = [
     "GATES",
     "RUN_TIME",
-    "add_at",
     "at_once",
-    "gru_gates",
     "leave",
-    "lengths_of",
     "load_slices",
-    "lstm_gates",
     "pick",
     "plain",
     "products",
-    "starts_at",
-    "tile_of",
-    "time_of",
     "walk",
     "walk_back",
     "walk_forward",
@@ -46,76 +40,6 @@ __all__ = [
 GATES = {"tanh": 1, "relu": 1, "gru": 3, "lstm": 4}
 # A new length or batch must not compile anew.
 RUN_TIME = ["b0", "step0", "STEPS", "T", "B"]
-
-
-@triton.jit
-def gru_gates(gx_r, gx_z, gx_n, gh_r, gh_z, gh_n):
-    """r, z, n from the input's and the hidden state's share of the pre-activations, fp32."""
-    r = sigmoid(gx_r + gh_r)
-    z = sigmoid(gx_z + gh_z)
-    n = tanh(gx_n + r * gh_n)
-    return r, z, n
-
-
-@triton.jit
-def lstm_gates(a_i, a_f, a_g, a_o):
-    """i, f, g, o from the pre-activations, fp32."""
-    return sigmoid(a_i), sigmoid(a_f), tanh(a_g), sigmoid(a_o)
-
-
-@triton.jit
-def tile_of(b0, B, H: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr):
-    """The program's group g_b of batch rows from b0 on, these rows and its units, and which of them there are."""
-    pid = tl.program_id(0).to(tl.int64)
-    G_H: tl.constexpr = (H + BLOCK_H - 1) // BLOCK_H
-    g_b = pid // G_H
-    rows = b0 + g_b * BLOCK_B + tl.arange(0, BLOCK_B)
-    units = (pid % G_H) * BLOCK_H + tl.arange(0, BLOCK_H)
-    return g_b, rows, units, rows < B, units < H
-
-
-@triton.jit
-def tile_of_head(b0, B, D: tl.constexpr, HEADS: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr):
-    """As `tile_of`, each head's D units split by themselves: the group of programs, and the head's first unit too."""
-    pid = tl.program_id(0).to(tl.int64)
-    G_H: tl.constexpr = (D + BLOCK_H - 1) // BLOCK_H
-    group = pid // G_H
-    rows = b0 + (group // HEADS) * BLOCK_B + tl.arange(0, BLOCK_B)
-    units = (pid % G_H) * BLOCK_H + tl.arange(0, BLOCK_H)
-    first = (group % HEADS) * D
-    return group, rows, first, first + units, rows < B, units < D
-
-
-@triton.jit
-def lengths_of(lengths_ptr, rows, row_mask, T):
-    """Each row's length; without lengths every row has T steps."""
-    length = tl.zeros(rows.shape, tl.int32) + T
-    if lengths_ptr is not None:
-        length = tl.minimum(tl.load(lengths_ptr + rows, mask=row_mask, other=0), T)
-    return length
-
-
-@triton.jit
-def time_of(step, T, back):
-    """The time of the walk's step, and that of the step before it; `back` is 1, or True, where it goes back."""
-    sign = 1 - 2 * back
-    t = tl.cast(back * (T - 1) + sign * step, tl.int64)
-    return t, t - sign
-
-
-@triton.jit
-def starts_at(t, length, back):
-    """Which rows have their first step at t."""
-    return t == back * (length - 1)
-
-
-@triton.jit
-def direction_of(group, HEADS: tl.constexpr, REVERSE: tl.constexpr):
-    """1 where the group of programs goes back, else 0; of both directions (2) the second half of the heads does."""
-    back = tl.cast(REVERSE, tl.int32)
-    if REVERSE == 2:
-        back = tl.cast(group % HEADS >= HEADS // 2, tl.int32)
-    return back
 
 
 @triton.jit
@@ -132,12 +56,6 @@ def load_rows(row_ptrs, row_mask, k0, K, BLOCK_K: tl.constexpr):
     k = k0 + tl.arange(0, BLOCK_K)
     mask = row_mask[:, None] & (k[None, :] < K)
     return tl.load(row_ptrs[:, None] + k[None, :], mask=mask, other=0.0, cache_modifier=".cg")
-
-
-@triton.jit
-def add_at(ptrs, values, mask):
-    """Adds to what only this program has: rarely, so memory holds the sum and no register."""
-    tl.store(ptrs, tl.load(ptrs, mask=mask, other=0.0) + values, mask=mask)
 
 
 @triton.jit
@@ -339,33 +257,9 @@ def recurrent_fwd_kernel(
             PRECISION, scale_ptrs,
         )  # fmt: skip
 
-        if CELL == "gru":
-            _, z, n = gru_gates(
-                gx[0], gx[1], gx[2], gh[0] + bias[0][None, :], gh[1] + bias[1][None, :], gh[2] + bias[2][None, :]
-            )
-            new = n + z * (h - n)
-        elif CELL == "lstm":
-            i_t, f_t, g_t, o_t = lstm_gates(gx[0] + gh[0], gx[1] + gh[1], gx[2] + gh[2], gx[3] + gh[3])
-            new_c = f_t * c + i_t * g_t
-            new = o_t * tanh(new_c)
-            if zoneout_c_ptr is not None:
-                kept_c = tl.load(zoneout_c_ptr + t * B * H + own, mask=mask, other=0.0).to(tl.float32)
-                new_c = kept_c * c + (1.0 - kept_c) * new_c
-            c = tl.where(active[:, None], new_c, c)
-            if cells_ptr is not None:
-                kept = tl.where(active[:, None], c, 0.0).to(cells_ptr.dtype.element_ty)
-                tl.store(cells_ptr + t * B * H + own, kept, mask=mask)
-        else:
-            a = gx[0] + gh[0]
-            new = tanh(a) if CELL == "tanh" else tl.where(a < 0.0, 0.0, a)
-            if cells_ptr is not None:
-                tl.store(cells_ptr + t * B * H + own, new.to(cells_ptr.dtype.element_ty), mask=mask)
-        if zoneout_ptr is not None:
-            kept_h = tl.load(zoneout_ptr + t * B * H + own, mask=mask, other=0.0).to(tl.float32)
-            new = kept_h * h + (1.0 - kept_h) * new
-        h = tl.where(active[:, None], new, h)
-        y = tl.where(active[:, None], h, 0.0).to(y_ptr.dtype.element_ty)
-        tl.store(y_ptr + t * B * H + own, y, mask=mask)
+        h, c = step_forward(
+            gx, gh, bias, h, c, active, t * B * H, own, mask, y_ptr, cells_ptr, zoneout_ptr, zoneout_c_ptr, CELL
+        )
         if BARRIER:
             grid_barrier(barrier_ptr + group, (step - step0 + 1) * G_H)
     tl.store(state_ptr + own, h, mask=mask)
@@ -472,44 +366,10 @@ def recurrent_bwd_kernel(
             dc = tl.where(fresh, 0.0, dc)
 
         dh = passed + grad
-        dtype = dg_ptr.dtype.element_ty
-        if CELL == "lstm":
-            if grad_cells_ptr is not None:
-                dc += tl.load(grad_cells_ptr + t * B * H + own, mask=mask, other=0.0).to(tl.float32)
-            aux_ptrs = aux_ptr + t * B * 2 * H + rows[:, None] * 2 * H + units[None, :]
-            direct_c = dc
-            if zoneout_c_ptr is not None:
-                direct_c *= tl.load(zoneout_c_ptr + t * B * H + own, mask=mask, other=0.0).to(tl.float32)
-                dc -= direct_c
-            dc += tl.load(aux_ptrs, mask=mask, other=0.0).to(tl.float32) * dh
-            for g in tl.static_range(3):
-                tl.store(dg_ptr + gates + g * H, (by[g] * dc).to(dtype), mask=mask)
-            tl.store(dg_ptr + gates + 3 * H, (by[3] * dh).to(dtype), mask=mask)
-            dc *= tl.load(aux_ptrs + H, mask=mask, other=0.0).to(tl.float32)
-            if zoneout_c_ptr is not None:
-                dc = tl.where(active, dc + direct_c, dc)
-            direct = tl.where(active, 0.0, dh)
-            if zoneout_ptr is not None:
-                kept = tl.load(zoneout_ptr + t * B * H + own, mask=mask, other=0.0).to(tl.float32)
-                direct = tl.where(active, kept * dh, dh)
-        elif CELL == "gru":
-            z = tl.load(aux_ptr + gates + H, mask=mask, other=0.0).to(tl.float32)
-            by_n = tl.load(aux_ptr + gates + 2 * H, mask=mask, other=0.0).to(tl.float32)
-            dg_r = (by[0] * dh).to(dtype)
-            dg_z = (by[1] * dh).to(dtype)
-            tl.store(dg_ptr + gates, dg_r, mask=mask)
-            tl.store(dg_ptr + gates + H, dg_z, mask=mask)
-            tl.store(dg_ptr + gates + 2 * H, (by[2] * dh).to(dtype), mask=mask)
-            tl.store(aux_ptr + gates, dg_r, mask=mask)
-            tl.store(aux_ptr + gates + H, dg_z, mask=mask)
-            tl.store(aux_ptr + gates + 2 * H, (by_n * dh).to(dtype), mask=mask)
-            direct = z * dh
-        else:
-            tl.store(dg_ptr + gates, (by[0] * dh).to(dtype), mask=mask)
-            direct = tl.where(active, 0.0, dh)
-            if zoneout_ptr is not None:
-                kept = tl.load(zoneout_ptr + t * B * H + own, mask=mask, other=0.0).to(tl.float32)
-                direct = tl.where(active, kept * dh, dh)
+        _, direct, dc = step_back(
+            by, dh, dc, active, t * B, rows, units, mask, dg_ptr, aux_ptr, grad_cells_ptr, zoneout_ptr, zoneout_c_ptr,
+            CELL, GATES, H,
+        )  # fmt: skip
         if BARRIER:
             grid_barrier(barrier_ptr + group, (step - step0 + 1) * G_H)
     tl.store(state_ptr + own, direct, mask=mask)
