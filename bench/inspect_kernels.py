@@ -186,7 +186,7 @@ def walks() -> Iterator[Walk]:
         for label, heads, without, dtypes, sizes, masked in (
             (cell, 1, never | regular, tuple(DTYPES), (), False),
             (f"{cell} 2 heads", 2, never | regular, few[1:], (256,), False),
-            (f"{cell} 2 heads regular", 2, never - before, few, (512,), True),
+            (f"{cell} 2 heads regular", 2, never - before, few, (32, 512), True),
             (f"{cell} both ways", 2, never | regular, few[:1], (256 if gates == 1 else 64, 1024), False),
             (f"{cell} both ways", 2, never | regular, few[1:], (64,), False),
         ):
@@ -213,20 +213,19 @@ def recurrent_launches(target: str, max_hidden: int) -> Iterator[Launch]:
     """
     fixed = {"state_ptr": "*fp32", "by_reset_ptr": "*fp32", "lengths_ptr": "*i32", "reset_ptr": "*u8"}
     fixed |= dict.fromkeys(recurrent.RUN_TIME, "i32")
-    memory = shared_limit(target)
     for walk, (name, dtype) in itertools.product(walks(), DTYPES.items()):
         if name not in walk.dtypes:
             continue
         names = walk.kernel.arg_names
         pointers = [n for n in names if n.endswith("_ptr") and n not in fixed and n not in walk.absent]
         rows = (row.max_h for row in walk.table if row.itemsize == dtype.itemsize)
-        limits = (memory, MULTIPROCESSORS[target], walk.heads)
-        picks = {
-            H: config.REGULAR[dtype.itemsize]
-            if walk.regular
-            else config.recurrent(walk.table, dtype, H, walk.depths(H), *limits)
-            for H in walk.sizes or (32, *rows, 4096)
-        }
+        like: Any = SimpleNamespace(is_cuda=True, device=torch.device("cpu"), dtype=dtype)
+        limits = (shared_limit(target), MULTIPROCESSORS[target])
+        with mock.patch.object(recurrent, "resident_limits", lambda device, limits=limits: limits):
+            picks = {
+                H: recurrent.pick(walk.table, like, 2, H, walk.depths(H), walk.heads, walk.regular)
+                for H in walk.sizes or (32, *rows, 4096)
+            }
         for H, cfg in picks.items():
             if cfg.resident and max_hidden < H:
                 continue
@@ -239,7 +238,8 @@ def recurrent_launches(target: str, max_hidden: int) -> Iterator[Launch]:
                     types.pop("barrier_ptr", None)
                 cooperative = grid if options.get("launch_cooperative_grid") else 0
                 half = constants.get("HALF")
-                form = "persistent" if cfg.resident else f"half {half}" if half else "step"
+                alone = not walk.halves and cfg.alone(H)
+                form = "alone" if alone else "persistent" if cfg.resident else f"half {half}" if half else "step"
                 label = f"{walk.label} {name} H={H} {form}"
                 yield Launch(walk.kernel, label, types, constants, options["num_warps"], cfg, cooperative)
     for kernel, tile in (

@@ -169,13 +169,19 @@ def picked(table: tuple[config.RecurrentRow, ...], op: str, problem: Problem, ch
 
 
 def recurrent_slots(chip: Chip) -> Iterator[Slot]:
-    """Each row with the benchmark's problems that it serves; STREAMING with what is too large for the GRU's rows."""
+    """Each row with the benchmark's problems that it serves, or where there are none one of its largest hidden size;
+    STREAMING with what is too large for the GRU's rows.
+    """
     for op in GATES:
         problems = in_order(BENCHES[op].gpu)
         for table in (f"{op.upper()}_FWD", f"{op.upper()}_BWD"):
             rows, own = getattr(config, table), [p for p in problems if KERNELS[table][p.training]]
             for i, row in enumerate(rows):
+                dtype = {2: "bfloat16", 4: "float32"}[row.itemsize]
+                largest = on_gpu(recurrent.problem(512, 16, row.max_h, dtype, training=table.endswith("BWD")))
                 served = tuple(p for p in own if picked(rows, op, p, chip) is row.config)
+                if not served and picked(rows, op, largest, chip) is row.config:
+                    served = (largest,)
                 yield Slot(op, table, i, f"itemsize={row.itemsize} H<={row.max_h}", row.config, served)
         quick = tuple(p for p in problems if p.quick and p.training)
         if f"{op.upper()}_FACTORS" in KERNELS:
@@ -234,6 +240,12 @@ def recurrent_grid(slot: Slot, chip: Chip) -> Iterator[Config]:
         fills = k <= row.max_h and 32 * warps <= b * h <= 16 * 32 * warps
         if compiles and fills and stays(dataclasses.replace(row, config=own), gates, chip):
             yield own
+    if row.config.alone(row.max_h):
+        # Those above exchange; of those that do not, what is left to choose is how many rows and warps.
+        for b, warps in itertools.product((16, 32), (4, 8, 16)):
+            own = dataclasses.replace(row.config, block_b=b, num_warps=warps)
+            if stays(dataclasses.replace(row, config=own), gates, chip):
+                yield own
 
 
 def stays(row: config.RecurrentRow, gates: int, chip: Chip) -> bool:

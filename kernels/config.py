@@ -53,6 +53,10 @@ class RecurrentConfig:
     num_warps: int
     resident: bool = True
 
+    def alone(self, units: int) -> bool:
+        """Whether one program has all units, as one chunk of its products, and exchanges nothing with others."""
+        return self.resident and units <= self.block_h == self.block_k
+
 
 @dataclass(frozen=True)
 class RecurrentRow:
@@ -72,20 +76,31 @@ class ElementwiseConfig:
     num_warps: int
 
 
-# Chosen from the compile matrix (no spills, shared memory), not yet from measurements.
+# Chosen from the compile matrix (no spills, shared memory), not yet from measurements. Where one program can keep all
+# weights, it walks alone: block_h == block_k.
 GRU_FWD = (
+    RecurrentRow(2, 32, RecurrentConfig(16, 32, 32, 4)),
+    RecurrentRow(2, 64, RecurrentConfig(16, 64, 64, 4)),
+    RecurrentRow(2, 128, RecurrentConfig(16, 128, 128, 8)),
     RecurrentRow(2, 256, RecurrentConfig(16, 16, 64, 4)),
     RecurrentRow(2, 768, RecurrentConfig(16, 16, 128, 4)),
     RecurrentRow(2, 1024, RecurrentConfig(32, 16, 64, 4)),
     RecurrentRow(2, 2048, RecurrentConfig(16, 16, 64, 8)),
+    RecurrentRow(4, 32, RecurrentConfig(16, 32, 32, 4)),
+    RecurrentRow(4, 64, RecurrentConfig(16, 64, 64, 8)),
     RecurrentRow(4, 256, RecurrentConfig(16, 8, 32, 4)),
     RecurrentRow(4, 1024, RecurrentConfig(32, 8, 64, 4)),
 )
 GRU_BWD = (
+    RecurrentRow(2, 32, RecurrentConfig(16, 32, 32, 4)),
+    RecurrentRow(2, 64, RecurrentConfig(16, 64, 64, 4)),
+    RecurrentRow(2, 128, RecurrentConfig(16, 128, 128, 8)),
     RecurrentRow(2, 256, RecurrentConfig(32, 16, 64, 4)),
     RecurrentRow(2, 768, RecurrentConfig(32, 16, 64, 4)),
     RecurrentRow(2, 1024, RecurrentConfig(32, 16, 128, 4)),
     RecurrentRow(2, 2048, RecurrentConfig(32, 16, 64, 8)),
+    RecurrentRow(4, 32, RecurrentConfig(16, 32, 32, 4)),
+    RecurrentRow(4, 64, RecurrentConfig(16, 64, 64, 4)),
     RecurrentRow(4, 256, RecurrentConfig(16, 16, 32, 4)),
     RecurrentRow(4, 1024, RecurrentConfig(16, 8, 64, 4)),
 )
@@ -103,15 +118,25 @@ CHO_BWD = (
     RecurrentRow(4, 1024, RecurrentConfig(16, 8, 64, 8)),
 )
 LSTM_FWD = (
+    RecurrentRow(2, 32, RecurrentConfig(16, 32, 32, 4)),
+    RecurrentRow(2, 64, RecurrentConfig(16, 64, 64, 4)),
+    RecurrentRow(2, 128, RecurrentConfig(16, 128, 128, 8)),
     RecurrentRow(2, 768, RecurrentConfig(16, 16, 64, 8)),
     RecurrentRow(2, 1024, RecurrentConfig(16, 16, 128, 4)),
+    RecurrentRow(4, 32, RecurrentConfig(16, 32, 32, 4)),
+    RecurrentRow(4, 64, RecurrentConfig(16, 64, 64, 8)),
     RecurrentRow(4, 256, RecurrentConfig(16, 8, 32, 4)),
     RecurrentRow(4, 1024, RecurrentConfig(16, 8, 64, 4)),
 )
 LSTM_BWD = (
+    RecurrentRow(2, 32, RecurrentConfig(16, 32, 32, 4)),
+    RecurrentRow(2, 64, RecurrentConfig(16, 64, 64, 8)),
+    RecurrentRow(2, 128, RecurrentConfig(16, 128, 128, 8)),
     RecurrentRow(2, 256, RecurrentConfig(16, 16, 64, 4)),
     RecurrentRow(2, 768, RecurrentConfig(16, 16, 128, 4)),
     RecurrentRow(2, 1024, RecurrentConfig(32, 16, 128, 4)),
+    RecurrentRow(4, 32, RecurrentConfig(16, 32, 32, 4)),
+    RecurrentRow(4, 64, RecurrentConfig(16, 64, 64, 8)),
     RecurrentRow(4, 256, RecurrentConfig(16, 8, 64, 4)),
     RecurrentRow(4, 1024, RecurrentConfig(32, 8, 64, 8)),
 )
@@ -126,14 +151,27 @@ PROJECTED_BWD = (
     RecurrentRow(2, 1024, RecurrentConfig(32, 16, 128, 4)),
 )
 RNN_FWD = (
+    RecurrentRow(2, 32, RecurrentConfig(16, 32, 32, 4)),
+    RecurrentRow(2, 64, RecurrentConfig(16, 64, 64, 4)),
+    RecurrentRow(2, 128, RecurrentConfig(16, 128, 128, 8)),
+    RecurrentRow(2, 256, RecurrentConfig(16, 256, 256, 16)),
     RecurrentRow(2, 768, RecurrentConfig(16, 32, 64, 4)),
     RecurrentRow(2, 2048, RecurrentConfig(32, 16, 128, 4)),
+    RecurrentRow(4, 32, RecurrentConfig(16, 32, 32, 4)),
+    RecurrentRow(4, 64, RecurrentConfig(16, 64, 64, 8)),
     RecurrentRow(4, 256, RecurrentConfig(16, 16, 32, 4)),
     RecurrentRow(4, 2048, RecurrentConfig(16, 16, 64, 4)),
 )
 RNN_BWD = (
+    RecurrentRow(2, 32, RecurrentConfig(16, 32, 32, 4)),
+    RecurrentRow(2, 64, RecurrentConfig(16, 64, 64, 4)),
+    RecurrentRow(2, 128, RecurrentConfig(16, 128, 128, 8)),
+    RecurrentRow(2, 256, RecurrentConfig(16, 256, 256, 8)),
     RecurrentRow(2, 768, RecurrentConfig(16, 32, 64, 4)),
     RecurrentRow(2, 2048, RecurrentConfig(32, 16, 128, 4)),
+    RecurrentRow(4, 32, RecurrentConfig(16, 32, 32, 4)),
+    RecurrentRow(4, 64, RecurrentConfig(16, 64, 64, 8)),
+    RecurrentRow(4, 128, RecurrentConfig(16, 128, 128, 8)),
     RecurrentRow(4, 256, RecurrentConfig(16, 16, 32, 4)),
     RecurrentRow(4, 2048, RecurrentConfig(16, 16, 64, 4)),
 )
@@ -145,7 +183,7 @@ STREAMING = {
     2: RecurrentConfig(32, 16, 32, 4, resident=False),
     4: RecurrentConfig(16, 16, 16, 4, resident=False),
 }
-# With a recurrent mask or zoneout: with weights kept too, registers do not suffice.
+# With a recurrent mask or zoneout: with weights kept too, registers do not suffice for programs that wait for others.
 REGULAR = {
     2: RecurrentConfig(16, 32, 32, 4, resident=False),
     4: RecurrentConfig(16, 16, 16, 4, resident=False),
@@ -161,21 +199,21 @@ def recurrent(
     multiprocessors: int,
     heads: int = 1,
 ) -> RecurrentConfig:
-    """The first row that is large enough, if its weights fit in `memory` bytes on chip, else STREAMING.
+    """The first row that is large enough and whose weights fit in `memory` bytes on chip, else STREAMING.
 
     `hidden_size`: of each head. A program's weights are block_h columns of each of these depths, one a gate.
     The programs that share a batch row wait for one another: all must run at once, one a multiprocessor. Those of its
     heads do not, but a launch is whole rows.
     """
-    streaming = STREAMING[dtype.itemsize]
     for row in table:
         cfg = row.config
         # Beside the weights a tile of the hidden state passes through shared memory.
         columns = cfg.block_h * sum(-(-depth // cfg.block_k) for depth in depths) + 2 * cfg.block_b
         if row.itemsize == dtype.itemsize and hidden_size <= row.max_h:
             fits = columns * cfg.block_k * row.itemsize <= memory
-            return cfg if fits and heads * -(-hidden_size // cfg.block_h) <= multiprocessors else streaming
-    return streaming
+            if fits and (cfg.alone(hidden_size) or heads * -(-hidden_size // cfg.block_h) <= multiprocessors):
+                return cfg
+    return STREAMING[dtype.itemsize]
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 The hidden units are split over programs, and each program owns all gates of its units for a slice of the batch. What a
 step needs of the other programs' units is exchanged through the output of the step before it, at a fresh address each
 step, so that one barrier a step is enough. Where the grid fits on the chip at once, one launch walks all time steps
-(persistent); else, and in the interpreter, which runs programs one after another, a launch is one step.
+(persistent); else, and in the interpreter, which runs programs one after another, a launch is one step. Few units are
+one program's, which exchanges nothing: it keeps the hidden state, and one launch walks all time steps anywhere.
 """
 
 from __future__ import annotations
@@ -132,6 +133,15 @@ def products(
 
 
 @triton.jit
+def products_of(tile, slices, GATES: tl.constexpr, PRECISION: tl.constexpr):
+    """A tile [rows, K] that the program has itself times each gate's resident weights: as `products`."""
+    sums = ()
+    for g in tl.static_range(GATES):
+        sums = sums + (tl.dot(tile, slices[g], input_precision=PRECISION),)
+    return sums
+
+
+@triton.jit
 def product_sum(
     row_ptrs,
     row_mask,
@@ -200,7 +210,7 @@ def recurrent_fwd_kernel(
     PRECISION: tl.constexpr,
 ):
     """Program (g_b, head, g_h) owns BLOCK_B batch rows from b0 on x BLOCK_H units of a head, and walks STEPS steps from
-    step0 on. Programs of a row and a head wait for one another.
+    step0 on. Programs of a row and a head wait for one another; one alone multiplies the h that it has.
 
     gx [T,B,GATES*H]: the input's share of the pre-activations, with all biases that need not wait for h's share; b_hh:
     the others. w_hh [GATES*H,H/HEADS]. y [T,B,H]; cells [T,B,H]: of an LSTM c, of an RNN its output before zoneout.
@@ -209,6 +219,7 @@ def recurrent_fwd_kernel(
     """
     D: tl.constexpr = H // HEADS
     G_H: tl.constexpr = (D + BLOCK_H - 1) // BLOCK_H
+    ALONE: tl.constexpr = RESIDENT and D <= BLOCK_H and BLOCK_H == BLOCK_K
     group, rows, first, units, row_mask, unit_mask = tile_of_head(b0, B, D, HEADS, BLOCK_B, BLOCK_H)
     mask = row_mask[:, None] & unit_mask[None, :]
     own = rows[:, None] * H + units[None, :]
@@ -252,10 +263,16 @@ def recurrent_fwd_kernel(
             if CELL == "lstm":
                 c_ptrs = reset_state_ptr + second + own
                 c = tl.where(fresh_mask, tl.load(c_ptrs, mask=fresh_mask, other=0.0).to(tl.float32), c)
-        gh = products(
-            h_ptrs + first, row_mask & active, w, w_hh_ptr, units, unit_mask, D, 1, D, H * D, GATES, BLOCK_K, RESIDENT,
-            PRECISION, scale_ptrs,
-        )  # fmt: skip
+        if ALONE:
+            scaled = h.to(y_ptr.dtype.element_ty)
+            if mask_ptr is not None:
+                scaled *= tl.load(mask_ptr + own, mask=mask, other=0.0)
+            gh = products_of(scaled, w, GATES, PRECISION)
+        else:
+            gh = products(
+                h_ptrs + first, row_mask & active, w, w_hh_ptr, units, unit_mask, D, 1, D, H * D, GATES, BLOCK_K,
+                RESIDENT, PRECISION, scale_ptrs,
+            )  # fmt: skip
 
         h, c = step_forward(
             gx, gh, bias, h, c, active, t * B * H, own, mask, y_ptr, cells_ptr, zoneout_ptr, zoneout_c_ptr, CELL
@@ -309,6 +326,7 @@ def recurrent_bwd_kernel(
     """
     D: tl.constexpr = H // HEADS
     G_H: tl.constexpr = (D + BLOCK_H - 1) // BLOCK_H
+    ALONE: tl.constexpr = RESIDENT and D <= BLOCK_H and BLOCK_H == BLOCK_K
     group, rows, first, units, row_mask, unit_mask = tile_of_head(b0, B, D, HEADS, BLOCK_B, BLOCK_H)
     mask = row_mask[:, None] & unit_mask[None, :]
     own = rows[:, None] * H + units[None, :]
@@ -316,8 +334,8 @@ def recurrent_bwd_kernel(
     K: tl.constexpr = GATES * H
 
     # Without heads the gates of all units lie side by side, and are one product.
-    PARTS: tl.constexpr = GATES if HEADS > 1 else 1
-    DEPTH: tl.constexpr = D if HEADS > 1 else K
+    PARTS: tl.constexpr = GATES if HEADS > 1 or ALONE else 1
+    DEPTH: tl.constexpr = D if HEADS > 1 or ALONE else K
     # W_hh has a head's units as its columns 0..D-1, and as its rows from `first` on in each gate.
     w_ptr = w_hh_ptr + first * D - first
     w = load_slices(w_ptr, units, unit_mask, DEPTH, D, 1, H * D, PARTS, BLOCK_K, RESIDENT)
@@ -336,6 +354,10 @@ def recurrent_bwd_kernel(
         by_reset_h = tl.load(by_reset_ptr + own, mask=mask, other=0.0)
         if CELL == "lstm":
             by_reset_c = tl.load(by_reset_ptr + second + own, mask=mask, other=0.0)
+    dtype = dg_ptr.dtype.element_ty
+    dg = ()
+    for _ in tl.static_range(GATES):
+        dg = dg + (tl.zeros([BLOCK_B, BLOCK_H], dtype),)
     for step in range(step0, step0 + STEPS):
         t, after = time_of(step, T, 1 - back)
         active = (t < length)[:, None]
@@ -348,10 +370,15 @@ def recurrent_bwd_kernel(
         # The last time step has none after it: its rows are masked off.
         dg_ptrs = dg_ptr + after * B * K + rows * K
         dg_mask = row_mask & (step > 0)
-        passed = product_sum(
-            dg_ptrs + first, dg_mask, H, w, w_ptr, units, unit_mask, DEPTH, D, 1, H * D, PARTS, BLOCK_K, RESIDENT,
-            PRECISION,
-        )  # fmt: skip
+        if ALONE:
+            passed = tl.zeros([BLOCK_B, BLOCK_H], tl.float32)
+            for g in tl.static_range(GATES):
+                passed = tl.dot(dg[g], w[g], passed, input_precision=PRECISION)
+        else:
+            passed = product_sum(
+                dg_ptrs + first, dg_mask, H, w, w_ptr, units, unit_mask, DEPTH, D, 1, H * D, PARTS, BLOCK_K, RESIDENT,
+                PRECISION,
+            )  # fmt: skip
         if mask_ptr is not None:
             passed *= tl.load(mask_ptr + own, mask=mask, other=0.0).to(tl.float32)
         passed += direct
@@ -366,7 +393,7 @@ def recurrent_bwd_kernel(
             dc = tl.where(fresh, 0.0, dc)
 
         dh = passed + grad
-        _, direct, dc = step_back(
+        dg, direct, dc = step_back(
             by, dh, dc, active, t * B, rows, units, mask, dg_ptr, aux_ptr, grad_cells_ptr, zoneout_ptr, zoneout_c_ptr,
             CELL, GATES, H,
         )  # fmt: skip
@@ -385,12 +412,11 @@ def pick(
     table, like: Tensor, T: int, units: int, depths: tuple[int, ...], heads: int = 1, regular: bool = False
 ) -> config.RecurrentConfig:
     """The tile for a walk of T steps; see `config.recurrent`. `regular`: with a recurrent mask or zoneout."""
-    if regular:
-        return config.REGULAR[like.dtype.itemsize]
     memory, multiprocessors = resident_limits(like.device)
     if like.is_cuda and T == 1:
         memory = 0  # nothing is won by keeping weights for one step
-    return config.recurrent(table, like.dtype, units, depths, memory, multiprocessors, heads)
+    cfg = config.recurrent(table, like.dtype, units, depths, memory, multiprocessors, heads)
+    return config.REGULAR[like.dtype.itemsize] if regular and not cfg.alone(units) else cfg
 
 
 def walk(
@@ -399,14 +425,16 @@ def walk(
     """Launches a sequence kernel over all of T and B: persistent where its grid fits on the chip, else step by step.
 
     `units`: of each head. `halves`: programs wait for one another within a step too, which without a barrier takes two
-    launches.
+    launches. Without halves a program may have all units, and wait for none.
     """
     _, multiprocessors = resident_limits(like.device)
     groups_h, groups_b = heads * triton.cdiv(units, cfg.block_h), triton.cdiv(B, cfg.block_b)
     steps, options = 1, {}
     barrier = None
     stages = [{"HALF": 1}, {"HALF": 2}] if halves else [{}]
-    if like.is_cuda and cfg.resident:
+    if not halves and cfg.alone(units):
+        steps = T
+    elif like.is_cuda and cfg.resident:
         # One program a multiprocessor: that many are resident at once whatever their registers.
         groups_b, steps = min(groups_b, multiprocessors // groups_h), T
         options = {"launch_cooperative_grid": True}

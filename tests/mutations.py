@@ -50,6 +50,7 @@ SAMPLER_TESTS = "tests/test_sampler.py"
 SEARCH_TESTS = "tests/test_beam_search.py tests/test_beam_search_options.py tests/test_error_analysis.py"
 LOSS_TESTS = "tests/test_negative_sampling_loss.py tests/test_hierarchical_softmax_loss.py -k"
 TORCH_TESTS = "tests/test_torch_integration.py"
+FEW_TESTS = "tests/test_few_units.py -k interpreter"
 REGULAR_TESTS = "tests/test_every_op.py -k 'heads and interpreter and not Cho'"
 COMPILE_TESTS = "tests/test_compile.py -k 90"
 
@@ -104,6 +105,9 @@ FAULTS = [
     Fault("launcher: ignored stride", WALK, "            w_hh.contiguous(),\n            plain(b_hh)", "            w_hh,\n            plain(b_hh)", GRU_KERNEL_TESTS),
     Fault("launcher: a launch short", WALK, "itertools.product(range(0, T, steps), stages)", "itertools.product(range(0, T - 1, steps), stages)", GRU_KERNEL_TESTS),
     Fault("launcher: reset at the first step passes to h0", WALK, "grad.masked_fill_(began, 0.0)", "grad.masked_fill_(began & False, 0.0)", RNN_KERNEL_TESTS),
+    Fault("few units: recurrent mask forgotten", WALK, "scaled *= tl.load(mask_ptr + own, mask=mask, other=0.0)", "scaled *= 1.0", FEW_TESTS),
+    Fault("few units: gates exchanged", WALK, "passed = tl.dot(dg[g], w[g], passed", "passed = tl.dot(dg[g], w[GATES - 1 - g], passed", FEW_TESTS),
+    Fault("few units: a launch a step", WALK, "    if not halves and cfg.alone(units):\n        steps = T", "    if not halves and cfg.alone(units):\n        steps = 1", FEW_TESTS),
     Fault("barrier: missing", WALK, "        if BARRIER:\n            grid_barrier(barrier_ptr + group, (step - step0 + 1) * G_H)\n    tl.store(state_ptr + own, h, mask=mask)", "    tl.store(state_ptr + own, h, mask=mask)", COMPILE_TESTS),
     Fault("regular: mask on the output of a step", WALK, "rows_k *= load_rows(scale_ptrs, row_mask, k0, K, BLOCK_K)", "rows_k *= 1.0", REGULAR_TESTS),
     Fault("regular: mask lets the gradient through", WALK, "        if mask_ptr is not None:\n            passed *=", "        if False:\n            passed *=", REGULAR_TESTS),
