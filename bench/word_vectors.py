@@ -5,9 +5,9 @@
     python bench/word_vectors.py gcide/usr/share/dictd/gcide.dict.dz --gensim --out ... --speed
 
 Words are the runs of a-z in lower case, in sentences of 1000; of other texts too. gensim, which also ships the
-questions and the judged pairs, must be installed. The first form prints mean and range over the seeds of each
-trainer's quality; the second, on cores that do nothing else, words of the text a second, both sides by turns in one
-run, without the look-up of the words. The file keeps what other runs have measured.
+questions and the judged pairs, must be installed; it has no GloVe. The first form prints mean and range over the seeds
+of each trainer's quality; the second, on cores that do nothing else, words of the text a second, both sides by turns in
+one run, without the look-up of the words. The file keeps what other runs have measured.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ import torch
 from seqops.bench.harness import facts_of_this_machine
 from seqops.embeddings import (
     EncodedCorpus,
+    GloveOptions,
+    GloveTrainer,
     Trainer,
     TrainingOptions,
     Vocabulary,
@@ -35,7 +37,8 @@ from seqops.embeddings import (
     evaluate_pairs,
 )
 
-MODELS = ("sg-negative", "cbow-negative", "sg-hierarchical", "cbow-hierarchical")
+MODELS = ("sg-negative", "cbow-negative", "sg-hierarchical", "glove", "cbow-hierarchical")
+EPOCHS = 5  # GloVe's are over its pairs: as many as it has by default
 SENTENCE = 1000
 SPEED_SENTENCES, SPEED_ROUNDS = 1500, 3
 SCORES = ("analogy", "WordSim-353", "SimLex-999")
@@ -60,6 +63,10 @@ def quality(vectors: WordVectors) -> dict[str, float]:
 
 
 def ours(corpus: EncodedCorpus, model: str, seed: int, given: dict[str, Any]) -> tuple[WordVectors, float]:
+    began = time.perf_counter()  # GloVe's trainer counts the pairs before it runs
+    if model == "glove":
+        own = {name: given[name] for name in ("epochs", "lr") if given[name] is not None}
+        return GloveTrainer(corpus, GloveOptions(seed=seed, **own)).run(), time.perf_counter() - began
     kind, _, loss = model.partition("-")
     trainer = Trainer(corpus, TrainingOptions(model=kind, loss=loss, seed=seed, **given))
     began = time.perf_counter()
@@ -111,15 +118,15 @@ def spread(values: list[float], digits: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("corpus", type=pathlib.Path)
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS[:3]))
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS[:4]))
     parser.add_argument("--gensim", action="store_true", help="train gensim's too")
     parser.add_argument("--workers", type=int, default=2, help="of gensim")
-    parser.add_argument("--epochs", type=int, default=5)
+    parser.add_argument("--epochs", type=int, help=f"default: {EPOCHS}, of GloVe {GloveOptions.epochs}")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--speed", action="store_true", help="measure only words/s, in one epoch of a part")
     parser.add_argument("--out", type=pathlib.Path, metavar="FILE.json", help="put the results there")
     parser.add_argument("--lr", type=float, help="of ours")
-    parser.add_argument("--batch-words", type=int, help="of ours")
+    parser.add_argument("--batch-words", type=int, help="of ours, but GloVe")
     o = parser.parse_args()
     sentences = read(o.corpus)
     if o.speed:
@@ -130,16 +137,17 @@ def main() -> None:
     print(f"{words:,} words, {len(vocabulary):,} different; {torch.get_num_threads()} threads, {o.workers} workers")
     columns = ("words/s",) if o.speed else SCORES
     print(f"| trainer | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}")
-    settings = {"epochs": o.epochs, "lr": o.lr, "batch_words": o.batch_words}
     for model in o.models:
+        epochs = o.epochs or (GloveOptions.epochs if model == "glove" else EPOCHS)
+        settings = {"epochs": epochs, "lr": o.lr, "batch_words": o.batch_words}
         measured: dict[str, list[dict[str, Any]]] = {}
         for seed in o.seeds:
-            for name in ("seqops", "gensim") if o.gensim else ("seqops",):
+            for name in ("seqops", "gensim") if o.gensim and model != "glove" else ("seqops",):
                 if name == "gensim":
-                    vectors, seconds = gensim(sentences, model, seed, o.workers, o.epochs)
+                    vectors, seconds = gensim(sentences, model, seed, o.workers, epochs)
                 else:
                     vectors, seconds = ours(corpus, model, seed, settings)
-                scores = {"words/s": words * o.epochs / seconds} if o.speed else quality(vectors)
+                scores = {"words/s": words * epochs / seconds} if o.speed else quality(vectors)
                 measured.setdefault(name, []).append(scores)
                 threads = o.workers if name == "gensim" else torch.get_num_threads()
                 row = {"trainer": name, "model": model, "seed": seed, **scores, "threads": threads, "words": words}

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from seqops.__main__ import main
-from seqops.embeddings import Trainer, WordVectors, _files
+from seqops.embeddings import GloveTrainer, Trainer, WordVectors, _files
 
 pytestmark = pytest.mark.usefixtures("cpu_path")
 
@@ -32,9 +32,12 @@ def vectors(tmp_path: pathlib.Path) -> pathlib.Path:
     return path
 
 
-def test_from_text_to_answers(corpus: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("own", [["--epochs", "4", "--sample", "0"], ["--model", "glove", "--epochs", "20"]])
+def test_from_text_to_answers(
+    own: list[str], corpus: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = str(tmp_path / "out.bin")
-    small = ["--dim", "16", "--window", "3", "--epochs", "4", "--sample", "0"]
+    small = ["--dim", "16", "--window", "3", *own]
     assert main(["word2vec", str(corpus), "--out", out, "--form", "word2vec-binary", *small]) == 0
     assert "2,000 words; 16 different ones" in capsys.readouterr().err
     # The checkpoint has gone once the vectors are there.
@@ -68,13 +71,27 @@ def test_analogy_evaluate_and_plot(
         assert picture.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize(
+    ("trainer", "own", "other", "difference"),
+    [
+        (Trainer, ["--batch-words", "64", "--sample", "0"], ["--negative", "7"], "negative 5, not 7"),
+        (GloveTrainer, ["--model", "glove", "--batch-pairs", "16"], ["--x-max", "7"], "x_max 10.0, not 7.0"),
+    ],
+)
 def test_an_interrupted_run_goes_on(
-    corpus: pathlib.Path, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    trainer: type,
+    own: list[str],
+    other: list[str],
+    difference: str,
+    corpus: pathlib.Path,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    small = ["--dim", "8", "--epochs", "3", "--batch-words", "64", "--sample", "0"]
+    small = ["--dim", "8", "--epochs", "3", *own]
     command = ["word2vec", str(corpus), *small, "--checkpoint-every", "0", "--out"]
     assert main([*command, str(tmp_path / "whole.txt")]) == 0
-    steps, original = [0], Trainer._step
+    steps, original = [0], trainer._step  # type: ignore[attr-defined]
 
     def step(*given: Any) -> Any:
         steps[0] += 1
@@ -82,12 +99,12 @@ def test_an_interrupted_run_goes_on(
             raise KeyboardInterrupt
         return original(*given)
 
-    monkeypatch.setattr(Trainer, "_step", step)
+    monkeypatch.setattr(trainer, "_step", step)
     out = tmp_path / "out.txt"
     assert main([*command, str(out)]) == 130
     assert not out.exists()
-    assert main([*command, str(out), "--negative", "7"]) == 1
-    assert "of other options: negative 5, not 7; to begin anew, delete" in capsys.readouterr().err
+    assert main([*command, str(out), *other]) == 1
+    assert f"of other options: {difference}; to begin anew, delete" in capsys.readouterr().err
     assert main([*command, str(out)]) == 0
     assert "going on from" in capsys.readouterr().err
     assert out.read_bytes() == (tmp_path / "whole.txt").read_bytes()
@@ -127,6 +144,9 @@ def test_bad_input_of_training(
         ([str(corpus), "--out", str(tmp_path / "no" / "out.txt")], "there is no folder"),
         ([str(corpus), "--out", str(tmp_path)], "is a folder"),
         ([str(corpus), *good, "--dim", "0"], "dim must be 1 or more, got 0"),
+        ([str(corpus), *good, "--model", "glove", "--x-max", "0"], "x_max must be above 0, got 0.0"),
+        ([str(corpus), *good, "--model", "glove", "--batch-words", "9"], "--batch-words is no option of --model glove"),
+        ([str(corpus), *good, "--x-max", "9"], "--x-max is no option of --model sg"),
         ([str(corpus), *good, "--device", "x"], "--device must be cpu or cuda, got 'x'"),
     ):
         assert main(["word2vec", *arguments]) == 1, arguments

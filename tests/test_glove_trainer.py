@@ -24,7 +24,10 @@ def test_a_step_is_that_of_autograd() -> None:
     """Rows that occur many times change once; rows that do not occur stay as they are."""
     trainer = GloveTrainer(encoded(planted(groups=2, size=4, sentences=20)), OPTIONS)
     chosen = np.array([3, 0, 1, 3, 5, 4, 4])
-    parts = [t.double()[:, s].requires_grad_() for s in (slice(-1), -1) for t in trainer.tables.values()]
+    own = {"in": ([*range(7)], 7), "out": ([*range(6), 7], 6)}  # columns of vector and bias; the column of 1
+    assert all(bool((trainer.tables[n][:, one] == 1).all()) for n, (_, one) in own.items())
+    mine = {n: t.double()[:, own[n][0]] for n, t in trainer.tables.items()}
+    parts = [t[:, s].clone().requires_grad_() for s in (slice(-1), -1) for t in mine.values()]
     i, j, x = (torch.from_numpy(a[chosen]) for a in trainer.counts)
     loss = glove_loss(*parts, i, j, x, x_max=20, reduction="sum") / 2
     gradients = torch.autograd.grad(loss, parts)
@@ -32,10 +35,12 @@ def test_a_step_is_that_of_autograd() -> None:
     assert float(trainer._step(chosen)) == pytest.approx(float(loss.detach()) / 7, rel=1e-5)
     for at, (name, used) in enumerate((("in", i), ("out", j))):
         gradient = torch.cat([gradients[at], gradients[at + 2][:, None]], 1)
-        state = 1 + gradient.square()
-        torch.testing.assert_close(trainer.states[name].double(), state, rtol=1e-5, atol=1e-6)
-        expected = before[name].double() - 0.1 * gradient / state.sqrt()
-        torch.testing.assert_close(trainer.tables[name].double(), expected, rtol=1e-5, atol=1e-6)
+        state, columns = 1 + gradient.square(), own[name][0]
+        torch.testing.assert_close(trainer.states[name][:, columns].double(), state, rtol=1e-5, atol=1e-6)
+        rate = torch.tensor([0.1] * 6 + [1.0])  # of the bias 1, as in glove.c
+        expected = mine[name] - rate * gradient / state.sqrt()
+        torch.testing.assert_close(trainer.tables[name][:, columns].double(), expected, rtol=1e-5, atol=1e-6)
+        assert bool((trainer.tables[name][:, own[name][1]] == 1).all())
         others = torch.tensor([r for r in range(8) if r not in used])
         assert len(others)
         assert torch.equal(trainer.tables[name][others], before[name][others])
@@ -52,6 +57,17 @@ def test_words_of_a_group_come_together(monkeypatch: pytest.MonkeyPatch) -> None
     assert all(p.words_per_second > 0 for p in told)
     right = [other[:2] == word[:2] for word in vectors.words for other, _ in vectors.nearest(word, 4)]
     assert np.mean(right) > 0.9
+
+
+def test_the_defaults_learn_a_small_corpus() -> None:
+    """As the other trainers do; the defaults but for size and passes."""
+    corpus = encoded(planted())
+    vectors = GloveTrainer(corpus, GloveOptions(dim=16, epochs=5)).run()
+    right = [other[:2] == word[:2] for word in vectors.words for other, _ in vectors.nearest(word, 4)]
+    assert np.mean(right) > 0.95
+    slow = GloveTrainer(corpus, GloveOptions(dim=16, epochs=5, lr=0.003)).run()
+    right = [other[:2] == word[:2] for word in slow.words for other, _ in slow.nearest(word, 4)]
+    assert np.mean(right) < 0.5, "learnt by any training: the test says nothing"
 
 
 def test_a_resumed_training_ends_where_an_uninterrupted_one_does(tmp_path: pathlib.Path) -> None:

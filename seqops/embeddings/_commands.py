@@ -16,12 +16,28 @@ import torch
 from .corpus import EncodedCorpus
 from .evaluation import evaluate_analogies, evaluate_pairs
 from .formats import FORMATS
+from .glove import GloveOptions, GloveTrainer
 from .training import LOSSES, MODELS, OPTIMIZERS, Progress, Trainer, TrainingOptions
 from .vocabulary import Vocabulary
 from .word_vectors import WordVectors
 
 __all__ = ["add_commands", "run"]
 
+HYPERPARAMETERS: tuple[tuple[str, str, type], ...] = (
+    ("loss", "of sg and cbow", str),
+    ("optimizer", "of sg and cbow", str),
+    ("dim", "of the vectors", int),
+    ("window", "contexts on a side at most", int),
+    ("epochs", "passes over the text, of glove over its pairs", int),
+    ("negative", "negatives a pair", int),
+    ("batch_words", "words a step; by the corpus's size if left out", int),
+    ("batch_pairs", "pairs a step of glove; by the corpus's size if left out", int),
+    ("lr", "first learning rate; of sg and cbow by the optimizer if left out", float),
+    ("sample", "subsampling of frequent words; 0: none", float),
+    ("x_max", "count from which on pairs weigh 1", float),
+    ("alpha", "power of the counts below in the weight", float),
+    ("seed", "the same seed gives the same vectors", int),
+)
 LINE_SECONDS = 10.0  # between two lines of progress where they do not overwrite one another
 
 
@@ -40,20 +56,12 @@ def add_commands(commands: Any) -> None:
     train.add_argument("corpus", nargs="+", help="text files, .gz too; a line is a sentence")
     train.add_argument("--out", required=True, help="file of the vectors")
     train.add_argument("--form", choices=FORMATS, default="word2vec", help="of the file")
-    train.add_argument("--model", choices=MODELS, default=defaults.model)
-    train.add_argument("--loss", choices=LOSSES, default=defaults.loss)
-    train.add_argument("--optimizer", choices=OPTIMIZERS, default=defaults.optimizer)
-    for name, about in (
-        ("dim", "of the vectors"),
-        ("window", "contexts on a side at most"),
-        ("epochs", "passes over the text"),
-        ("negative", "negatives a pair"),
-        ("seed", "the same seed gives the same vectors"),
-    ):
-        train.add_argument(f"--{name}", type=int, default=getattr(defaults, name), help=about)
-    train.add_argument("--batch-words", type=int, help="words a step; by the corpus's size if left out")
-    train.add_argument("--lr", type=float, help="first learning rate; by the optimizer if left out")
-    train.add_argument("--sample", type=float, default=defaults.sample, help="subsampling of frequent words; 0: none")
+    train.add_argument("--model", choices=(*MODELS, "glove"), default=defaults.model)
+
+    for name, about, kind in HYPERPARAMETERS:
+        choices = {"loss": LOSSES, "optimizer": OPTIMIZERS}.get(name)
+        option, given = "--" + name.replace("_", "-"), argparse.SUPPRESS  # left out: the training's own default
+        train.add_argument(option, type=kind, choices=choices, default=given, help=about + _default_of(name))
     train.add_argument("--min-count", type=int, default=5, help="rarer words are left out")
     train.add_argument("--lowercase", action="store_true", help="turn words into lower case")
     train.add_argument("--encoding", default="utf-8", help="of the corpus")
@@ -80,6 +88,13 @@ def add_commands(commands: Any) -> None:
     for parser in (near, analogy, evaluate, plot):
         parser.add_argument("--vectors", default="vectors.txt", help="file of the vectors, in any of the forms")
         parser.add_argument("--encoding", default="utf-8", help="of the files")
+
+
+def _default_of(name: str) -> str:
+    """What the help says of an option that some trainings have."""
+    values = [getattr(training, name, None) for training in (TrainingOptions, GloveOptions)]
+    parts = [f"{value}{of}" for value, of in zip(values, ("", " of glove"), strict=True) if value is not None]
+    return f" (default: {', '.join(parts if values[0] != values[1] else parts[:1])})" if parts else ""
 
 
 def run(options: argparse.Namespace) -> int:
@@ -110,9 +125,17 @@ def _check_target(path: str) -> None:
         raise ValueError(f"{path}: the folder cannot be written to")
 
 
+def _training_options(o: argparse.Namespace) -> TrainingOptions | GloveOptions:
+    kind = GloveOptions if o.model == "glove" else TrainingOptions
+    given = {name: getattr(o, name) for name, _, _ in HYPERPARAMETERS if hasattr(o, name)}
+    for name in given:
+        if not hasattr(kind, name):
+            raise ValueError(f"--{name.replace('_', '-')} is no option of --model {o.model}")
+    return GloveOptions(**given) if kind is GloveOptions else TrainingOptions(model=o.model, **given)
+
+
 def _word2vec(o: argparse.Namespace) -> None:
-    names = ("model", "loss", "optimizer", "dim", "window", "epochs", "negative", "seed", "batch_words", "lr", "sample")
-    options = TrainingOptions(**{name: getattr(o, name) for name in names})
+    options = _training_options(o)
     checkpoint = o.out + ".checkpoint" if o.checkpoint is None else o.checkpoint
     for path in (o.out, checkpoint):
         _check_target(path)
@@ -126,7 +149,12 @@ def _word2vec(o: argparse.Namespace) -> None:
     begun = os.path.exists(checkpoint)
     if begun:
         say.line(f"going on from {checkpoint}")
-    trainer = Trainer(corpus, options, device=o.device)
+    trainer: GloveTrainer | Trainer
+    if isinstance(options, GloveOptions):
+        trainer = GloveTrainer(corpus, options, device=o.device)
+        say.line(f"{len(trainer.counts.x):,} different pairs of words stand near one another")
+    else:
+        trainer = Trainer(corpus, options, device=o.device)
     try:
         vectors = trainer.run(
             None if o.quiet else say.progress, checkpoint=checkpoint, checkpoint_every=o.checkpoint_every

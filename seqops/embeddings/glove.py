@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..cpu.row_update import row_sums
+from ..cpu.rows import row_scatter_sparse
 from ._checkpoint import corpus_identity, read_checkpoint, write_checkpoint
 from ._files import StrPath
 from .cooccurrence import cooccurrence
@@ -24,6 +24,8 @@ from .word_vectors import WordVectors
 __all__ = ["GloveOptions", "GloveTrainer"]
 
 FIRST_SUM = 1.0  # of Adagrad's squares: the first steps are no larger than lr
+BIAS_RATE = 1.0  # of the biases, as in glove.c
+GATHERED = 4096  # pairs whose vectors are gathered at once, in a cache
 
 
 @dataclass(frozen=True)
@@ -33,26 +35,31 @@ class GloveOptions:
     Attributes:
         dim, window, epochs: of the vectors; places on a side; passes over the pairs.
         symmetric: contexts are on both sides, not on the left alone.
-        x_max, alpha: a pair's weight is min(1, (x / x_max)^alpha).
-        lr: of Adagrad, the same for the whole training.
-        batch_pairs: pairs a step. A row changes once a step, by the sum of its gradients.
+        x_max, alpha: a pair's weight is min(1, (x / x_max)^alpha). 10 is for millions of words; the paper has 100, for
+            billions.
+        lr: of Adagrad, the same for the whole training; that of the biases is 1. In glove.c lr is inside the sums of
+            squares as well: its 0.05 is a rate of 1 behind sums that begin at 1 / 0.05^2 = 400, with which a corpus of
+            millions of words is learnt in some times as many epochs.
+        batch_pairs: pairs a step. A row changes once a step, by the sum of its gradients. None: 65,536, but fewer for
+            few pairs, so that an epoch has a few hundred steps.
         seed: the same seed gives the same vectors.
     """
 
     dim: int = 100
     window: int = 10
-    epochs: int = 15
+    epochs: int = 10
     symmetric: bool = True
-    x_max: float = 100.0
+    x_max: float = 10.0
     alpha: float = 0.75
-    lr: float = 0.05
-    batch_pairs: int = 8192
+    lr: float = 0.3
+    batch_pairs: int | None = None
     seed: int = 1
 
     def __post_init__(self) -> None:
         for name in ("dim", "window", "epochs", "batch_pairs"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be 1 or more, got {value}")
         for name in ("x_max", "lr"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} must be above 0, got {getattr(self, name)}")
@@ -73,7 +80,8 @@ class GloveTrainer:
         device: where the tables are, "cpu" or a GPU; the pairs stay on the CPU.
 
     Attributes:
-        tables: "in" and "out" [V, D + 1], fp32: vectors and, in the last column, biases.
+        tables: "in" and "out" [V, D + 2], fp32: a vector, then bias and 1 ("in") or 1 and bias ("out"), so that a
+            pair's score is the product of two rows.
         states: Adagrad's sums of squares for each, which begin at 1.
 
     Raises:
@@ -87,8 +95,12 @@ class GloveTrainer:
         self.options = o = GloveOptions() if options is None else options
         self.counts = cooccurrence(corpus, o.window, symmetric=o.symmetric)
         generator = torch.Generator().manual_seed(o.seed)
-        shape = (len(corpus.vocabulary), o.dim + 1)
-        self.tables = {n: ((torch.rand(shape, generator=generator) - 0.5) / o.dim).to(device) for n in ("in", "out")}
+        self._batch = o.batch_pairs or max(256, min(65536, len(self.counts.x) // 256))
+        self.tables = {}
+        for name, one in (("in", o.dim + 1), ("out", o.dim)):
+            table = (torch.rand(len(corpus.vocabulary), o.dim + 2, generator=generator) - 0.5) / o.dim
+            table[:, one] = 1.0
+            self.tables[name] = table.to(device)
         self.states = {n: torch.full_like(t, FIRST_SUM) for n, t in self.tables.items()}
         self.position = (0, 0)  # epoch, step: the next to do
 
@@ -106,7 +118,7 @@ class GloveTrainer:
         if checkpoint is not None and os.path.exists(checkpoint):
             self.load(checkpoint)
         o, pairs = self.options, len(self.counts.x)
-        steps = -(-pairs // o.batch_pairs)
+        steps = -(-pairs // self._batch)
         epoch, step = self.position
         first = epoch * steps + step
         began = told = saved = time.monotonic()
@@ -114,7 +126,7 @@ class GloveTrainer:
         while epoch < o.epochs:
             order = np.random.default_rng((o.seed, epoch)).permutation(pairs)
             while step < steps:
-                loss = self._step(order[step * o.batch_pairs : (step + 1) * o.batch_pairs])
+                loss = self._step(order[step * self._batch : (step + 1) * self._batch])
                 step += 1
                 self.position = (epoch, step)
                 now = time.monotonic()
@@ -137,26 +149,32 @@ class GloveTrainer:
 
     def vectors(self) -> WordVectors:
         """The sums of both vectors of each word as they are now."""
-        return WordVectors(self.corpus.vocabulary.words, (self.tables["in"] + self.tables["out"])[:, :-1])
+        return WordVectors(self.corpus.vocabulary.words, (self.tables["in"] + self.tables["out"])[:, :-2])
 
     def _step(self, chosen: np.ndarray) -> Tensor:
         """One batch of pairs; their mean loss."""
         o = self.options
         i, j, x = (torch.from_numpy(a[chosen]).to(self.device) for a in self.counts)
-        u, v = F.embedding(i, self.tables["in"]), F.embedding(j, self.tables["out"])
-        error = (u[:, :-1] * v[:, :-1]).sum(1) + u[:, -1] + v[:, -1] - x.log()
+        u, v, V = self.tables["in"], self.tables["out"], len(self.tables["in"])
+        parts = zip(i.split(GATHERED), j.split(GATHERED), strict=True)
+        error = torch.cat([F.embedding(a, u).mul_(F.embedding(b, v)).sum(1) for a, b in parts]) - x.log()
         g = (x / o.x_max).pow(o.alpha).clamp(max=1) * error
-        # A bias stands beside a constant 1 of the other word.
-        ones = torch.ones_like(g)[:, None]
-        self._update("in", i, g[:, None] * torch.cat([v[:, :-1], ones], 1))
-        self._update("out", j, g[:, None] * torch.cat([u[:, :-1], ones], 1))
+        # Of the rows as they were, both.
+        d_in = row_scatter_sparse(v, j, g[:, None], i[:, None], V, v.dtype)
+        d_out = row_scatter_sparse(u, i, g[:, None], j[:, None], V, u.dtype)
+        self._update("in", *d_in, bias=o.dim, one=o.dim + 1)
+        self._update("out", *d_out, bias=o.dim + 1, one=o.dim)
         return (g * error).mean() / 2
 
-    def _update(self, name: str, ids: Tensor, grad: Tensor) -> None:
-        rows, sums = row_sums(ids, grad)
-        total = self.states[name].index_select(0, rows).addcmul_(sums, sums)
-        self.states[name].index_copy_(0, rows, total)
-        self.tables[name].index_add_(0, rows, sums.div_(total.sqrt_()), alpha=-self.options.lr)
+    def _update(self, name: str, rows: Tensor, sums: Tensor, *, bias: int, one: int) -> None:
+        table, state = self.tables[name], self.states[name]
+        sums[:, one] = 0.0
+        total = state.index_select(0, rows).addcmul_(sums, sums)
+        state.index_copy_(0, rows, total)
+        step = sums.div_(total.sqrt_())
+        step[:, bias] *= BIAS_RATE / self.options.lr
+        # Not index_add_, which on a CPU goes row by row.
+        table.index_copy_(0, rows, table.index_select(0, rows).add_(step, alpha=-self.options.lr))
 
     def save(self, path: StrPath) -> None:
         """Writes the state of the training, whole or not at all."""
