@@ -50,6 +50,7 @@ from seqops.kernels import (
     config,
     gru,
     gru_cho,
+    linear_cross_entropy,
     logistic,
     lstm,
     lstm_projected,
@@ -354,6 +355,19 @@ def row_launches() -> Iterator[Launch]:
             )
 
 
+def cross_entropy_launches() -> Iterator[Launch]:
+    """A vocabulary of 128256, as in training, and smoothed with weights of classes, and in evaluation."""
+    cfg, kernel = config.LINEAR_CROSS_ENTROPY, linear_cross_entropy.softmax_rows_kernel
+    fp32 = dict.fromkeys(("own_ptr", "whole_ptr", "class_weight_ptr", "scale_ptr", "loss_ptr"), "*fp32")
+    for name, (gradient, smoothed) in itertools.product(DTYPES, ((True, False), (True, True), (False, False))):
+        types = {"logits_ptr": f"*{name}", "target_ptr": "*i64", **fp32, "share": "fp32", "V": "i32"}
+        constants: dict[str, Any] = {"GRADIENT": gradient, "SMOOTHED": smoothed, "BLOCK_V": cfg.block_v}
+        constants |= {} if smoothed else {"class_weight_ptr": None}
+        types = {n: t for n, t in types.items() if n not in constants}
+        what = f"{name} {'gradient' if gradient else 'loss'}{' smoothed' if smoothed else ''}"
+        yield Launch(kernel, what, types, constants, cfg.num_warps, cfg)
+
+
 def launches(target: str, max_hidden: int) -> Iterator[Launch]:
     yield from recurrent_launches(target, max_hidden)
     yield from attention_launches()
@@ -361,6 +375,7 @@ def launches(target: str, max_hidden: int) -> Iterator[Launch]:
     yield from row_update_launches()
     yield from sampler_launches()
     yield from row_launches()
+    yield from cross_entropy_launches()
 
 
 def _configs(value: Any) -> Iterator[Any]:

@@ -17,6 +17,7 @@ __all__ = [
     "GRU_BWD",
     "GRU_FACTORS",
     "GRU_FWD",
+    "LINEAR_CROSS_ENTROPY",
     "LSTM_BWD",
     "LSTM_FACTORS",
     "LSTM_FWD",
@@ -32,6 +33,7 @@ __all__ = [
     "BeamTopKConfig",
     "DrawConfig",
     "ElementwiseConfig",
+    "LinearCrossEntropyConfig",
     "RecurrentConfig",
     "RowUpdateConfig",
     "attention",
@@ -260,6 +262,20 @@ class BeamTopKConfig:
 
 # Chosen from the compile matrix, not yet from measurements.
 BEAM_TOPK = BeamTopKConfig(chunk=128, chunks=32, num_warps=4, select_warps=8, log_candidates=11, block_v=2048)
+
+
+@dataclass(frozen=True)
+class LinearCrossEntropyConfig:
+    """A program walks a row of logits, block_v at once; `logits` of them are in memory at a time."""
+
+    block_v: int
+    num_warps: int
+    logits: int
+
+
+# Chosen from the compile matrix, not yet from measurements. Each chunk reads and writes the weights' gradient: rows
+# enough that this is little beside their products.
+LINEAR_CROSS_ENTROPY = LinearCrossEntropyConfig(block_v=4096, num_warps=16, logits=2**26)
 
 
 @dataclass(frozen=True)

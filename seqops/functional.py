@@ -9,6 +9,7 @@ from .ops.hierarchical_softmax_loss import hierarchical_softmax_loss
 from .ops.in_batch_softmax_loss import in_batch_softmax_loss
 from .ops.layer_norm_gru import layer_norm_gru, layer_norm_gru_cell
 from .ops.layer_norm_lstm import layer_norm_lstm, layer_norm_lstm_cell
+from .ops.linear_cross_entropy import linear_cross_entropy
 from .ops.lstm import lstm, lstm_cell
 from .ops.nce_loss import nce_loss
 from .ops.negative_sampling_loss import negative_sampling_loss
@@ -29,6 +30,7 @@ __all__ = [
     "layer_norm_gru_cell",
     "layer_norm_lstm",
     "layer_norm_lstm_cell",
+    "linear_cross_entropy",
     "lstm",
     "lstm_cell",
     "nce_loss",

@@ -23,6 +23,7 @@ __all__ = [
     "layer_norm_gru_cell",
     "layer_norm_lstm",
     "layer_norm_lstm_cell",
+    "linear_cross_entropy",
     "lstm",
     "lstm_cell",
     "nce_loss",
@@ -558,6 +559,31 @@ def in_batch_softmax_loss(
     loss = -torch.log_softmax(scores, 1).diagonal()
     loss = loss if weight is None else loss * weight
     return loss if reduction == "none" else loss.sum() if reduction == "sum" else loss.sum() / B
+
+
+def linear_cross_entropy(
+    input: Tensor,
+    linear_weight: Tensor,
+    target: Tensor,
+    linear_bias: Tensor | None = None,
+    *,
+    weight: Tensor | None = None,
+    reduction: str = "mean",
+    ignore_index: int = -100,
+    label_smoothing: float = 0.0,
+) -> Tensor:
+    wide, V = torch.promote_types(input.dtype, torch.float32), linear_weight.shape[0]
+    present = target != ignore_index
+    target = torch.where(present, target, 0).long()
+    # Rows that are left out hold anything.
+    logits = F.linear(torch.where(present[..., None], input, 0), linear_weight, linear_bias).to(wide)
+    y = (1 - label_smoothing) * F.one_hot(target, V).to(wide) + label_smoothing / V
+    weight = torch.ones(V, dtype=wide, device=target.device) if weight is None else weight.to(wide)
+    loss = -torch.where(y * weight == 0, 0, y * weight * torch.log_softmax(logits, -1)).sum(-1)
+    loss = torch.where(present, loss, 0)
+    if reduction == "none":
+        return loss
+    return loss.sum() if reduction == "sum" else loss.sum() / torch.where(present, weight[target], 0).sum()
 
 
 def glove_loss(

@@ -269,6 +269,30 @@ def center_and_target(B: int, V: int, W: int | None = None, low: int = -1, seed:
     return {"center": center, "target": ids(B, below=V, seed=12 + seed, low=low), "reduction": "none"}
 
 
+def linear_cross_entropy(N: int, V: int, D: int) -> dict[str, Tensor]:
+    weights = {"linear_weight": randn(V, D, seed=2), "linear_bias": randn(V, seed=3)}
+    return {"input": randn(N, D, seed=1, scale=max(1, D) ** -0.5), **weights}
+
+
+def cross_entropy_usual(N: int, V: int, **_: int) -> dict[str, Any]:
+    return {"target": ids(N, below=V, seed=11, low=-1), "ignore_index": -1, "reduction": "none"}
+
+
+def cross_entropy_mean(N: int, V: int, **_: int) -> dict[str, Any]:
+    weight = {"weight": randn(V, seed=12).abs(), "label_smoothing": 0.125}
+    return {"target": ids(N, below=V, seed=11), "reduction": "mean"} | weight
+
+
+def cross_entropy_options(draw: Callable[..., Any], N: int, V: int, **_: int) -> dict[str, Any]:
+    target = ids(N, below=V, seed=draw(st.integers(0, 9), label="targets' seed"))
+    options: dict[str, Any] = {"target": target.to(draw(st.sampled_from([torch.int32, torch.int64])))}
+    options["ignore_index"] = draw(st.integers(-1, V), label="ignore_index")
+    if draw(st.booleans(), label="weight"):
+        options["weight"] = randn(V, seed=12).abs()
+    options["label_smoothing"] = draw(st.sampled_from([0.0, 0.125, 1.0]), label="label_smoothing")
+    return options | {"reduction": draw(st.sampled_from(["none", "sum", "mean"]), label="reduction")}
+
+
 def glove_loss(N: int, V: int, D: int) -> dict[str, Tensor]:
     return {
         "weight": randn(V, D, seed=1, scale=0.5),
@@ -580,6 +604,19 @@ CASES = {
             frozenset("BD"),
             (frozenset({"weight"}),),
             lambda **_: {"reduction": "none"},
+        ),
+        *(
+            Case(
+                f"linear_cross_entropy{label}",
+                "linear_cross_entropy",
+                linear_cross_entropy,
+                {"N": 40, "V": 9, "D": 20},
+                cross_entropy_options,
+                frozenset("ND"),
+                (frozenset({"linear_bias"}),),
+                usual,
+            )
+            for label, usual in (("", cross_entropy_usual), (" mean", cross_entropy_mean))
         ),
         Case(
             "glove_loss",

@@ -23,6 +23,9 @@ from dataclasses import dataclass
 ROOT = pathlib.Path(__file__).parents[1]
 WALK, STEP = "kernels/recurrent.py", "kernels/recurrent_step.py"
 KERNELS, LSTM_KERNELS = "kernels/gru.py", "kernels/lstm.py"
+CROSS_ENTROPY, CROSS_ENTROPY_CPU = "kernels/linear_cross_entropy.py", "seqops/cpu/linear_cross_entropy.py"
+CROSS_ENTROPY_OPS = "seqops/ops/linear_cross_entropy.py"
+CROSS_ENTROPY_TESTS = "tests/test_linear_cross_entropy.py -k"
 CPU, CPU_WALK, LSTM_CPU = "seqops/cpu/gru.py", "seqops/cpu/_recurrent.py", "seqops/cpu/lstm.py"
 OPS, SHARED, LSTM_OPS = "seqops/ops/gru.py", "seqops/ops/_recurrent.py", "seqops/ops/lstm.py"
 NN, LSTM_NN = "seqops/nn/_recurrent.py", "seqops/nn/lstm.py"
@@ -216,6 +219,17 @@ FAULTS = [
     Fault("torch path: sums of 16 bits", ROWS_CPU, "return table[used].float(), ids", "return table[used], ids", LOSS_TESTS + " 'dtypes and cpu'"),
     Fault("torch path: one row an item, in places of others", ROWS_CPU, "found.new_zeros(len(rows), table.shape[1]).index_copy_(0, kept, found)", "found.new_zeros(len(rows), table.shape[1]).index_copy_(0, kept.flip(0), found)", "tests/test_glove_loss.py -k 'test_glove_loss and cpu'"),
     Fault("torch path: a gradient's row of another item", ROWS_CPU, "items = order if per == 1 else order // per", "items = order if per == 1 else order % per", LOSS_TESTS + " 'all_places and cpu'"),
+    # Cross entropy of a linear layer.
+    Fault("cross entropy: sum not rescaled", CROSS_ENTROPY, "total = total * tl.exp(before - shift) +", "total = total +", CROSS_ENTROPY_TESTS + " 'many_chunks and interpreter'"),
+    Fault("cross entropy: -inf minus -inf", CROSS_ENTROPY, 'shift = tl.where(highest == float("-inf"), 0.0, highest)', "shift = highest", CROSS_ENTROPY_TESTS + " 'impossible and interpreter'"),
+    Fault("cross entropy: what is ignored keeps its logits", CROSS_ENTROPY, "for v0 in range(0, V, BLOCK_V):", "for v0 in range(0, tl.where(kept, V, 0), BLOCK_V):", CROSS_ENTROPY_TESTS + " 'ignored and interpreter'"),
+    Fault("cross entropy: incoming gradient forgotten", CROSS_ENTROPY, "scale = tl.load(scale_ptr + n)", "scale = 1.0 + 0.0 * tl.load(scale_ptr + n)", CROSS_ENTROPY_TESTS + " 'many_chunks and interpreter'"),
+    Fault("cross entropy, torch path: all in one chunk", CROSS_ENTROPY_CPU, "rows = max(1, min(N, at_once // V,", "rows = max(1, min(N, N,", CROSS_ENTROPY_TESTS + " 'memory and cpu'", quick=True),
+    Fault("cross entropy, torch path: chunks overwrite one another", CROSS_ENTROPY_CPU, "dweight.addmm_(logits.t(), x)", "dweight.addmm_(logits.t(), x, beta=0)", CROSS_ENTROPY_TESTS + " 'many_chunks and cpu'"),
+    Fault("cross entropy, torch path: weight of the target alone", CROSS_ENTROPY_CPU, "whole = own + kept * (share * class_weight.sum())", "whole = own + kept * label_smoothing", CROSS_ENTROPY_TESTS + " 'many_chunks and cpu'"),
+    Fault("cross entropy: mean over what is ignored too", CROSS_ENTROPY_OPS, "count = kept.sum().to(dtype)", "count = (kept | True).sum().to(dtype)", CROSS_ENTROPY_TESTS + " 'many_chunks and cpu'"),
+    Fault("cross entropy: nothing to learn gives NaN", CROSS_ENTROPY_OPS, "torch.where(count == 0, 1, count)", "count", CROSS_ENTROPY_TESTS + " 'nothing_to_learn and cpu'"),
+    Fault("cross entropy: kept gradients are used up", CROSS_ENTROPY_OPS, "g.to(dloss.dtype) * dloss for g", "g.to(dloss.dtype).detach().mul_(dloss) for g", CROSS_ENTROPY_TESTS + " 'twice and cpu'"),
     # Beam top-k and beam search.
     Fault("pack: ties to the highest index", BEAM, "(0x7FFFFFFF - index).to(tl.int64)", "index.to(tl.int64)", BEAM_KERNEL_TESTS),
     Fault("pack: NaN in no order", BEAM, "bits = tl.where(value == value, bits, 0x7FFFFFFF)", "bits = tl.where(value == value, bits, 0)", BEAM_KERNEL_TESTS),

@@ -107,6 +107,12 @@ CALLS = {
         BF16,
         frozenset({"v"}),
     ),
+    "linear_cross_entropy": Call(
+        lambda **inputs: functional.linear_cross_entropy(**inputs, target=inputs["input"].argmax(1), reduction="none"),
+        lambda: cases.linear_cross_entropy(256, 8000, 512),
+        BF16,
+        frozenset({"linear_weight", "linear_bias"}),
+    ),
     "beam_topk": Call(functools.partial(functional.beam_topk, k=10), lambda: cases.beam_topk(64, 5, 50257), FP32),
 }
 every_call = pytest.mark.parametrize("name", CALLS)
@@ -188,6 +194,30 @@ def test_additive_attention_at_a_real_size(
     options = {"lengths": lengths, "need_weights": True}
     inputs = attention_problem(B, Q, T, D, D)
     check(functional.additive_attention, reference.additive_attention, inputs, device, dtype=dtype, **options)
+
+
+@pytest.mark.usefixtures("poisoned_empty")
+@pytest.mark.parametrize("dtype", [BF16, FP32])
+@sizes(N=512, V=32003, D=256)
+def test_linear_cross_entropy_at_a_real_size(device: str, dtype: torch.dtype, N: int, V: int, D: int) -> None:
+    """A vocabulary that no block divides; rows that are ignored."""
+    options = {"target": cases.ids(N, below=V, seed=1, low=-1), "ignore_index": -1, "reduction": "sum"}
+    inputs = cases.linear_cross_entropy(N, V, D)
+    check(functional.linear_cross_entropy, reference.linear_cross_entropy, inputs, device, dtype=dtype, **options)
+
+
+@sizes(N=16384, V=128256, D=512)
+def test_linear_cross_entropy_takes_the_memory_of_a_chunk(device: str, N: int, V: int, D: int) -> None:
+    """Beside the gradients and what they are made of, twice the chunk at most; all logits would be 4.2 GB."""
+    x, w = torch.randn(N, D, device=device, dtype=BF16), torch.randn(V, D, device=device, dtype=BF16)
+    target = torch.randint(V, (N,), device=device)
+    x.requires_grad_(), w.requires_grad_()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    functional.linear_cross_entropy(x, w, target).backward()
+    taken = torch.cuda.max_memory_allocated() - before
+    # In fp32 the gradient of the weights, that of one chunk, its scaled copy and its rounded one.
+    assert taken < 2 * 2**26 * 2 + 3 * 4 * V * D + 3 * 4 * N * D
 
 
 def check_beam_topk(op: Callable[..., Any], inputs: dict[str, Tensor], k: int, dtype: torch.dtype, device: str) -> None:

@@ -52,6 +52,7 @@ def op_arguments(dtype: torch.dtype) -> dict[str, list[tuple[Any, ...]]]:
     ids = torch.tensor([1, 0], dtype=torch.int32)
     alias = (torch.tensor([-1, 7], dtype=torch.int32), ids, torch.tensor([3, 1]))
     center, target = torch.tensor([1, 0, -1]), torch.tensor([0, 1, 1], dtype=torch.int32)
+    target_class = torch.tensor([4, -1, 0])
     rows = torch.tensor([[0, 1], [-1, 1], [2, 2]])
     tree = HuffmanTree([1, 2, 3])
     paths = (tree.nodes, tree.signs, tree.offsets, tree.max_depth)
@@ -187,6 +188,14 @@ def op_arguments(dtype: torch.dtype) -> dict[str, list[tuple[Any, ...]]]:
             (r(2, 4), target, rand(3, 2, dtype=wide), rows, 3, dtype),
         ],
         "row_scatter_sparse": [(r(2, 4), target, rand(3, 2, dtype=wide), rows, 3, dtype)],
+        "linear_cross_entropy_fwd": [
+            (r(3, 4), r(5, 4), r(5), target_class, None, 0.0, True),
+            (r(3, 4), r(5, 4), None, target_class, rand(5, dtype=wide), 0.1, False),
+        ],
+        "linear_cross_entropy_bwd": [
+            (None, r(3, 4), r(5, 4), r(5), target_class, None, 0.1, True, True, True),
+            (rand(3, dtype=wide), r(3, 4), r(5, 4), None, target_class, rand(5, dtype=wide), 0.0, True, False, False),
+        ],
         "beam_topk_bwd": [(rand(2, 4, dtype=wide), logits, normalizer, parents, tokens, 2.0)],
     }
 
@@ -244,6 +253,7 @@ class Model(torch.nn.Module):
             nn.HierarchicalSoftmax([1] * 7, 3),
         )
         self.glove = nn.GloVe(7, 3)
+        self.cross_entropy = nn.LinearCrossEntropyLoss(4, 7)
         torch.nn.init.normal_(self.negative_sampling.out_weight)
         self.register_buffer("ids", torch.arange(7))
 
@@ -257,6 +267,7 @@ class Model(torch.nn.Module):
         logits = self.cell(self.lstm_cell(self.rnn_cell(h))[0]).view(*context.shape[:2], 4)
         scores = functional.beam_topk(logits, torch.zeros_like(logits[..., 0], dtype=torch.float32), 3).scores
         loss = self.negative_sampling(self.ids, self.ids, self.ids[:, None].flip(0))
+        loss = loss + self.cross_entropy(logits, self.ids[:1].expand(logits.shape[:2]))
         loss = loss + self.glove(self.ids, self.ids.flip(0), 1.0 + self.ids)
         return scores + loss + self.hierarchical_softmax(self.ids[:5, None], self.ids[:5])
 

@@ -6,6 +6,7 @@ from .gru import GRU, GRUCell
 from .hierarchical_softmax import HierarchicalSoftmax
 from .layer_norm_gru import LayerNormGRU, LayerNormGRUCell
 from .layer_norm_lstm import LayerNormLSTM, LayerNormLSTMCell
+from .linear_cross_entropy import LinearCrossEntropyLoss
 from .lstm import LSTM, LSTMCell
 from .negative_sampling import NegativeSampling
 from .rnn import RNN, RNNCell
@@ -23,6 +24,7 @@ __all__ = [
     "LayerNormGRUCell",
     "LayerNormLSTM",
     "LayerNormLSTMCell",
+    "LinearCrossEntropyLoss",
     "NegativeSampling",
     "RNNCell",
 ]

@@ -9,6 +9,7 @@ from .hierarchical_softmax_loss import hierarchical_softmax_loss
 from .in_batch_softmax_loss import in_batch_softmax_loss
 from .layer_norm_gru import layer_norm_gru, layer_norm_gru_cell
 from .layer_norm_lstm import layer_norm_lstm, layer_norm_lstm_cell
+from .linear_cross_entropy import linear_cross_entropy
 from .lstm import lstm, lstm_cell
 from .nce_loss import nce_loss
 from .negative_sampling_loss import negative_sampling_loss
@@ -29,6 +30,7 @@ __all__ = [
     "layer_norm_gru_cell",
     "layer_norm_lstm",
     "layer_norm_lstm_cell",
+    "linear_cross_entropy",
     "lstm",
     "lstm_cell",
     "nce_loss",
