@@ -9,7 +9,7 @@ import torch
 from cases import CASES, resets
 from cases import lstm as problem
 from conftest import Path
-from helpers import assert_as_accurate
+from helpers import assert_as_accurate, randn
 from torch import Tensor
 
 from seqops import functional
@@ -36,6 +36,13 @@ def test_several_programs(path: Path, reverse: bool) -> None:
 def test_dtypes(path: Path, dtype: torch.dtype) -> None:
     options = {"reset": resets(5, 4), "return_cells": True}
     assert_as_accurate(LSTM.op, LSTM.reference, problem(5, 4, 3, 19), dtype=dtype, device=path.device, **options)
+
+
+def test_zoneout_of_the_cell_ends_with_the_item(path: Path) -> None:
+    """In padding the gradient of c passes on whole."""
+    zoneout = {n: randn(4, 3, 5, seed=i).abs() % 1 for i, n in enumerate(("zoneout", "zoneout_c"))}
+    options = zoneout | {"lengths": torch.tensor([2, 0, 4]), "return_cells": True}
+    assert_as_accurate(LSTM.op, LSTM.reference, problem(4, 3, 2, 5), device=path.device, **options)
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
