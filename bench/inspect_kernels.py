@@ -55,6 +55,7 @@ from seqops.kernels import (
     lstm,
     lstm_projected,
     recurrent,
+    recurrent_large,
     row_update,
     rows,
     sampler,
@@ -255,6 +256,29 @@ def recurrent_launches(target: str, max_hidden: int) -> Iterator[Launch]:
             yield Launch(kernel, f"{name} H=1024", types, constants, tile.num_warps, tile)
 
 
+def large_launches() -> Iterator[Launch]:
+    """The walks that a library's product serves too; in fp32, which differs little, only as most models are."""
+    kernels = {recurrent.recurrent_fwd_kernel: recurrent_large.large_fwd_kernel}
+    kernels[recurrent.recurrent_bwd_kernel] = recurrent_large.large_bwd_kernel
+    fixed = {"state_ptr": "*fp32", "by_reset_ptr": "*fp32", "lengths_ptr": "*i32", "reset_ptr": "*u8"}
+    fixed |= dict.fromkeys(recurrent_large.RUN_TIME, "i32")
+    like: Any = SimpleNamespace(shape=(2, 1024))
+    for walk, name in itertools.product(walks(), DTYPES):
+        if walk.kernel not in kernels or name not in walk.dtypes or (name == "fp32" and walk.heads > 1):
+            continue
+        recorder: Any = Recorder()
+        recurrent_large.launch(recorder, like, **{"H": 1024, "REVERSE": False, **walk.constants(1024)})
+        [(_, _, options)] = recorder.launches
+        kernel = kernels[walk.kernel]
+        absent = walk.absent | (
+            {"met_ptr"} if kernel is recurrent_large.large_bwd_kernel and walk.heads == 1 else set()
+        )
+        types = {n: f"*{name}" for n in kernel.arg_names if n.endswith("_ptr") and n not in absent}
+        types |= {n: t for n, t in fixed.items() if n in kernel.arg_names}
+        constants = {n: options[n] for n in kernel.arg_names if n in options}
+        yield Launch(kernel, f"{walk.label} {name} H=1024", types, constants, options["num_warps"], config.LARGE)
+
+
 def attention_launches() -> Iterator[Launch]:
     """Many queries, and the one of a decoder's step."""
     kernels = {
@@ -370,6 +394,7 @@ def cross_entropy_launches() -> Iterator[Launch]:
 
 def launches(target: str, max_hidden: int) -> Iterator[Launch]:
     yield from recurrent_launches(target, max_hidden)
+    yield from large_launches()
     yield from attention_launches()
     yield from beam_launches()
     yield from row_update_launches()

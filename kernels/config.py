@@ -14,9 +14,11 @@ __all__ = [
     "BEAM_TOPK",
     "CHO_BWD",
     "CHO_FWD",
+    "FORMS",
     "GRU_BWD",
     "GRU_FACTORS",
     "GRU_FWD",
+    "LARGE",
     "LINEAR_CROSS_ENTROPY",
     "LSTM_BWD",
     "LSTM_FACTORS",
@@ -33,10 +35,12 @@ __all__ = [
     "BeamTopKConfig",
     "DrawConfig",
     "ElementwiseConfig",
+    "FormLimits",
     "LinearCrossEntropyConfig",
     "RecurrentConfig",
     "RowUpdateConfig",
     "attention",
+    "form",
     "recurrent",
     "rows",
 ]
@@ -180,6 +184,8 @@ RNN_BWD = (
 # The rows of T*B and the hidden units that a program turns into factors for the backward.
 GRU_FACTORS = ElementwiseConfig(4, 128, 4)
 LSTM_FACTORS = ElementwiseConfig(4, 128, 4)
+# The batch rows and hidden units of a program of a step beside a library's product.
+LARGE = ElementwiseConfig(4, 128, 4)
 # Reads the weights anew in each launch: any hidden size, any chip.
 STREAMING = {
     2: RecurrentConfig(32, 16, 32, 4, resident=False),
@@ -216,6 +222,38 @@ def recurrent(
             if fits and (cfg.alone(hidden_size) or heads * -(-hidden_size // cfg.block_h) <= multiprocessors):
                 return cfg
     return STREAMING[dtype.itemsize]
+
+
+@dataclass(frozen=True)
+class FormLimits:
+    """The most operations of a step for a form: `resident` keeps its weights on the chip, `streaming` reads them anew.
+
+    A step's product has 2 * batch * gates * heads * hidden_size^2, of each head. What is above is `large`.
+    """
+
+    resident: int
+    streaming: int
+
+
+# By the bytes of an element. Not yet from measurements: from what a library's product takes, some 600 Tflop/s in 16
+# bits and 60 in fp32 on an H100, where its launch and the one of the elementwise kernel beside it cost a few
+# microseconds a step. Above `resident` the product itself is longer than that, and the rows are too many for the chip
+# to hold at once, so that a persistent walk would be several, one after the other. Above `streaming` it is a tenth of
+# that: a tile of our own, which fetches the weights for 16 or 32 rows, would take longer than both launches.
+FORMS = {
+    2: FormLimits(resident=5_000_000_000, streaming=500_000_000),
+    4: FormLimits(resident=500_000_000, streaming=50_000_000),
+}
+
+
+def form(tile: RecurrentConfig, dtype: torch.dtype, gates: int, hidden_size: int, batch: int, heads: int = 1) -> str:
+    """Which form walks a sequence for which `recurrent` has this tile: "resident", "streaming" or "large".
+
+    `hidden_size`: of each head. A tile for which the limits do not hold is to be asked for first.
+    """
+    limits = FORMS[dtype.itemsize]
+    own, limit = ("resident", limits.resident) if tile.resident else ("streaming", limits.streaming)
+    return "large" if 2 * batch * gates * heads * hidden_size**2 > limit else own
 
 
 @dataclass(frozen=True)

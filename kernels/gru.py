@@ -82,12 +82,12 @@ def gru_factors_kernel(
 
 def _fwd_at_once(x: Tensor, h0: Tensor, *rest: Any) -> bool:
     mask, zoneout, heads, _, reset_after, _ = rest[7:]
-    return reset_after and at_once("gru", False, x, x.shape[0], h0.shape[1], heads, mask, zoneout)
+    return reset_after and at_once("gru", False, x, h0.shape[1], heads, mask, zoneout)
 
 
 def _bwd_at_once(grad_y: Tensor, grad_h_n: Tensor, *rest: Any) -> bool:
     mask, zoneout, heads, _, reset_after, *_ = rest[7:]
-    return reset_after and at_once("gru", True, grad_y, *grad_y.shape[::2], heads, mask, zoneout)
+    return reset_after and at_once("gru", True, grad_y, grad_y.shape[2], heads, mask, zoneout)
 
 
 @each_direction(FORWARD, _fwd_at_once)

@@ -90,12 +90,12 @@ def lstm_factors_kernel(
 
 def _fwd_at_once(x: Tensor, h0: Tensor, *rest: Any) -> bool:
     mask, zoneout_h, zoneout_c, heads, *_ = rest[10:]
-    return at_once("lstm", False, x, x.shape[0], h0.shape[1], heads, mask, zoneout_h, zoneout_c)
+    return at_once("lstm", False, x, h0.shape[1], heads, mask, zoneout_h, zoneout_c)
 
 
 def _bwd_at_once(grad_y: Tensor, grad_h_n: Tensor, *rest: Any) -> bool:
     mask, zoneout_h, zoneout_c, heads, *_ = rest[10:]
-    return at_once("lstm", True, grad_y, *grad_y.shape[::2], heads, mask, zoneout_h, zoneout_c)
+    return at_once("lstm", True, grad_y, grad_y.shape[2], heads, mask, zoneout_h, zoneout_c)
 
 
 @each_direction(FORWARD, _fwd_at_once)

@@ -21,6 +21,7 @@ from torch import Tensor
 from ..cpu._recurrent import BOTH, HiddenWeights, half_of
 from . import config
 from .common import device_guard, dot_precision, grid_barrier, resident_limits
+from .recurrent_large import walk_large_back, walk_large_forward
 from .recurrent_step import direction_of, lengths_of, starts_at, step_back, step_forward, tile_of_head, time_of
 
 __all__ = [
@@ -473,19 +474,21 @@ def plain(tensor: Tensor | None) -> Tensor | None:
     return tensor.contiguous().view(torch.uint8) if tensor.dtype == torch.bool else tensor.contiguous()
 
 
-def at_once(cell: str, backward: bool, like: Tensor, T: int, H: int, heads: int, *regular: Tensor | None) -> bool:
+def at_once(cell: str, backward: bool, like: Tensor, H: int, heads: int, *regular: Tensor | None) -> bool:
     """Whether both directions are walked in one launch: if each by itself would keep its weights, both must do so."""
-    joint, single = (_tile(cell, backward, like, T, H * n // heads, n, regular) for n in (heads, heads // 2))
-    return joint.resident or not single.resident
+    (joint, _), (single, _) = (_form(cell, backward, like, H * n // heads, n, regular) for n in (heads, heads // 2))
+    return joint == "resident" or single != "resident"
 
 
-def _tile(
-    cell: str, backward: bool, like: Tensor, T: int, H: int, heads: int, regular: Sequence[Tensor | None]
-) -> config.RecurrentConfig:
+def _form(
+    cell: str, backward: bool, like: Tensor, H: int, heads: int, regular: Sequence[Tensor | None]
+) -> tuple[str, config.RecurrentConfig]:
+    """As which form, and with which tile, to walk a sequence of like's length and batch [T,B,..]."""
     tables = {"gru": (config.GRU_FWD, config.GRU_BWD), "lstm": (config.LSTM_FWD, config.LSTM_BWD)}
     table = tables.get(cell, (config.RNN_FWD, config.RNN_BWD))[backward]
-    D = H // heads
-    return pick(table, like, T, D, (D,) * GATES[cell], heads, any(r is not None for r in regular))
+    D, gates, (T, B) = H // heads, GATES[cell], like.shape[:2]
+    tile = pick(table, like, T, D, (D,) * gates, heads, any(r is not None for r in regular))
+    return config.form(tile, like.dtype, gates, D, B, heads), tile
 
 
 def walk_forward(
@@ -529,8 +532,11 @@ def walk_forward(
             last,
         )
         constants: dict[str, Any] = {"CELL": cell, "GATES": GATES[cell], "H": H, "HEADS": heads, "REVERSE": reverse}
-        cfg = _tile(cell, False, gx, T, H, heads, (recurrent_mask, zoneout, zoneout_c))
-        walk(recurrent_fwd_kernel, args, cfg, H // heads, T, B, gx, heads=heads, **constants)
+        form, tile = _form(cell, False, gx, H, heads, (recurrent_mask, zoneout, zoneout_c))
+        if form == "large":
+            walk_large_forward(*args, **constants)
+        else:
+            walk(recurrent_fwd_kernel, args, tile, H // heads, T, B, gx, heads=heads, **constants)
     return y, tuple(last.to(gx.dtype).unbind(0)), cells
 
 
@@ -596,8 +602,11 @@ def walk_back(
             state,
         )
         constants: dict[str, Any] = {"CELL": cell, "GATES": GATES[cell], "H": H, "HEADS": heads, "REVERSE": reverse}
-        cfg = _tile(cell, True, grad_y, T, H, heads, (recurrent_mask, zoneout, zoneout_c))
-        walk(recurrent_bwd_kernel, args, cfg, H // heads, T, B, grad_y, heads=heads, **constants)
+        form, tile = _form(cell, True, grad_y, H, heads, (recurrent_mask, zoneout, zoneout_c))
+        if form == "large":
+            walk_large_back(*args, **constants)
+        else:
+            walk(recurrent_bwd_kernel, args, tile, H // heads, T, B, grad_y, heads=heads, **constants)
         for back in (0, 1) if reverse == BOTH else (int(reverse),):
             # Of both directions each leaves by itself, at another end.
             words = ("units", "rows", "units", "units", "resets", "units", "heads") if reverse == BOTH else ("-",) * 7

@@ -16,12 +16,12 @@ __all__ = ["rnn_sequence_bwd", "rnn_sequence_fwd"]
 
 def _fwd_at_once(x: Tensor, h0: Tensor, *rest: Any) -> bool:
     mask, zoneout, heads, *_ = rest[7:]
-    return at_once("tanh", False, x, x.shape[0], h0.shape[1], heads, mask, zoneout)
+    return at_once("tanh", False, x, h0.shape[1], heads, mask, zoneout)
 
 
 def _bwd_at_once(grad_y: Tensor, grad_h_n: Tensor, *rest: Any) -> bool:
     mask, zoneout, heads, *_ = rest[4:]
-    return at_once("tanh", True, grad_y, *grad_y.shape[::2], heads, mask, zoneout)
+    return at_once("tanh", True, grad_y, grad_y.shape[2], heads, mask, zoneout)
 
 
 @each_direction(FORWARD, _fwd_at_once)

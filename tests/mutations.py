@@ -42,6 +42,7 @@ LSTM_KERNEL_TESTS = "tests/test_every_op.py -k 'lstm and interpreter'"
 CHO_KERNELS, PROJECTED_KERNELS = "kernels/gru_cho.py", "kernels/lstm_projected.py"
 CHO_TESTS = "tests/test_every_op.py -k 'Cho and interpreter'"
 PROJECTED_TESTS = "tests/test_every_op.py -k 'projection and interpreter'"
+LARGE, LARGE_TESTS = "kernels/recurrent_large.py", "tests/test_recurrent_large.py -k interpreter"
 RNN_KERNEL_TESTS = "tests/test_every_op.py -k 'rnn and interpreter'"
 NN_TESTS = "tests/test_nn_recurrent.py tests/test_nn_episodes.py"
 BOTH_TESTS = "tests/test_both_directions.py -k 'GRU and interpreter'"
@@ -115,9 +116,18 @@ FAULTS = [
     Fault("regular: mask on the output of a step", WALK, "rows_k *= load_rows(scale_ptrs, row_mask, k0, K, BLOCK_K)", "rows_k *= 1.0", REGULAR_TESTS),
     Fault("regular: mask lets the gradient through", WALK, "        if mask_ptr is not None:\n            passed *=", "        if False:\n            passed *=", REGULAR_TESTS),
     Fault("regular: zoneout mixes the wrong way", STEP, "new = kept_h * h + (1.0 - kept_h) * new", "new = kept_h * new + (1.0 - kept_h) * h", REGULAR_TESTS),
-    Fault("regular: zoneout of c passes no gradient on", STEP, "dc = tl.where(active, dc + direct_c, dc)", "dc = tl.where(active, dc, dc)", "tests/test_properties.py -k 'lstm and interpreter and not layer_norm'"),
+    Fault("regular: zoneout of c passes no gradient on", STEP, "dc += direct_c", "dc += 0.0 * direct_c", "tests/test_lstm.py -k zoneout"),
+    Fault("regular: zoneout of c takes from padding", STEP, "mask=mask & active, other=0.0", "mask=mask, other=0.0", "tests/test_lstm.py -k zoneout"),
     Fault("heads: the first's weights for all", WALK, "w_ptr = w_hh_ptr + first * D - first", "w_ptr = w_hh_ptr", REGULAR_TESTS),
     Fault("heads: each reads the first's state", WALK, "h_ptrs + first, row_mask & active", "h_ptrs, row_mask & active", REGULAR_TESTS),
+    Fault("large: resets forgotten", LARGE, "fresh = tl.load(reset_ptr + t * B + rows, mask=row_mask & (step < T), other=0) != 0", "fresh = tl.load(reset_ptr + t * B + rows, mask=row_mask & (step < T), other=0) > 1", LARGE_TESTS),
+    Fault("large: mask forgotten", LARGE, "met *= tl.load(mask_ptr", "met *= 1.0 + 0.0 * tl.load(mask_ptr", LARGE_TESTS),
+    Fault("large: a step before the first ends", LARGE, "active = (before < length) & (step > 0)", "active = before < length", LARGE_TESTS),
+    Fault("large: heads exchanged", LARGE, "product_ptr + (units // D * B)[None, :] * D", "product_ptr + (units // D * 0)[None, :] * D", LARGE_TESTS),
+    Fault("large: reset state's cell not gathered", LARGE, "add_at(by_reset_ptr + second + own, dc, mask & fresh)", "add_at(by_reset_ptr + second + own, dc, mask & fresh & False)", LARGE_TESTS),
+    Fault("large: the product of another step", LARGE, "dg[step if REVERSE else T - 1 - step]", "dg[T - 1 - step if REVERSE else step]", LARGE_TESTS),
+    Fault("large: a step is never walked", LARGE, "for step in range(T + 1):", "for step in range(T):", LARGE_TESTS, quick=True),
+    Fault("dispatch: never a library's product", CONFIG, "heads * hidden_size**2 > limit", "heads * hidden_size**2 > 10**9 * limit", "tests/test_recurrent_large.py -k form"),
     Fault("Cho: reset gate on the output", CHO_KERNELS, "tl.store(gx_ptrs, (r * h).to(dtype), mask=mask)", "tl.store(gx_ptrs, h.to(dtype), mask=mask)", CHO_TESTS),
     Fault("Cho: r * h passes no gradient on", CHO_KERNELS, "direct += r * drh", "direct += 0.0 * drh", CHO_TESTS),
     Fault("Cho: a half never launched", WALK, '[{"HALF": 1}, {"HALF": 2}]', '[{"HALF": 1}, {"HALF": 1}]', CHO_TESTS),

@@ -111,10 +111,10 @@ def test_at_once_while_the_chip_holds_both(hidden_size: int, expected: bool, mon
     """Of 132 multiprocessors, each direction takes one for 16 units; beyond the tables' rows neither keeps weights."""
     recurrent = pytest.importorskip("seqops.kernels.recurrent")
     monkeypatch.setattr(recurrent, "resident_limits", lambda device: (232448, 132))
-    like: Any = SimpleNamespace(is_cuda=True, device=torch.device("cpu"), dtype=torch.bfloat16)
+    like: Any = SimpleNamespace(is_cuda=True, device=torch.device("cpu"), dtype=torch.bfloat16, shape=(100, 8, 1))
     for cell, backward in (("gru", False), ("gru", True), ("tanh", False)):
-        assert recurrent.at_once(cell, backward, like, 100, 2 * hidden_size, 2) == expected
-    assert recurrent.at_once("gru", False, like, 100, 2 * 4096, 2)
+        assert recurrent.at_once(cell, backward, like, 2 * hidden_size, 2) == expected
+    assert recurrent.at_once("gru", False, like, 2 * 4096, 2)
 
 
 @pytest.mark.parametrize(

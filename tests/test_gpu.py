@@ -355,6 +355,7 @@ def test_a_grid_that_cannot_be_resident_raises(device: str, monkeypatch: pytest.
     inputs = {n: t.to(device, FP32) for n, t in problem.items()}
     with monkeypatch.context() as patch:
         patch.setattr(launcher, "resident_limits", lambda device: (memory, 10**9))
+        patch.setattr(launcher.config, "FORMS", {4: launcher.config.FormLimits(1 << 62, 1 << 62)})
         with pytest.raises(RuntimeError, match="cooperative launch"):
             functional.gru(**inputs)
     torch.cuda.synchronize()
