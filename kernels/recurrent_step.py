@@ -183,8 +183,7 @@ def step_back(
         aux_ptrs = aux_ptr + start * 2 * H + rows[:, None] * 2 * H + units[None, :]
         direct_c = dc
         if zoneout_c_ptr is not None:
-            # Past an item's end all of dc passes on, as f's.
-            direct_c *= tl.load(zoneout_c_ptr + own, mask=mask & active, other=0.0).to(tl.float32)
+            direct_c *= tl.load(zoneout_c_ptr + own, mask=mask, other=0.0).to(tl.float32)
             dc -= direct_c
         dc += tl.load(aux_ptrs, mask=mask, other=0.0).to(tl.float32) * dh
         dg = ((by[0] * dc).to(dtype), (by[1] * dc).to(dtype), (by[2] * dc).to(dtype), (by[3] * dh).to(dtype))
