@@ -247,10 +247,12 @@ FORMS = {
 
 
 def form(tile: RecurrentConfig, dtype: torch.dtype, gates: int, hidden_size: int, batch: int, heads: int = 1) -> str:
-    """Which form walks a sequence for which `recurrent` has this tile: "resident", "streaming" or "large".
+    """Which form walks a sequence for which `recurrent` has this tile: "alone", "resident", "streaming" or "large".
 
-    `hidden_size`: of each head. A tile for which the limits do not hold is to be asked for first.
+    `hidden_size`: of each head. A program alone has no limit: it waits for none, and more rows are more programs.
     """
+    if tile.alone(hidden_size):
+        return "alone"
     limits = FORMS[dtype.itemsize]
     own, limit = ("resident", limits.resident) if tile.resident else ("streaming", limits.streaming)
     return "large" if 2 * batch * gates * heads * hidden_size**2 > limit else own

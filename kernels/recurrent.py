@@ -477,7 +477,8 @@ def plain(tensor: Tensor | None) -> Tensor | None:
 def at_once(cell: str, backward: bool, like: Tensor, H: int, heads: int, *regular: Tensor | None) -> bool:
     """Whether both directions are walked in one launch: if each by itself would keep its weights, both must do so."""
     (joint, _), (single, _) = (_form(cell, backward, like, H * n // heads, n, regular) for n in (heads, heads // 2))
-    return joint == "resident" or single != "resident"
+    kept = ("alone", "resident")
+    return joint in kept or single not in kept
 
 
 def _form(

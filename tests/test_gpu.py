@@ -16,6 +16,7 @@ from typing import Any
 import cases
 import pytest
 import torch
+from conftest import exchange_hidden_states
 from helpers import assert_as_accurate
 from torch import Tensor
 
@@ -349,13 +350,14 @@ def test_a_grid_that_cannot_be_resident_raises(device: str, monkeypatch: pytest.
     memory, multiprocessors = launcher.resident_limits(torch.device(device))
     if not memory:
         pytest.skip("no persistent kernels on this GPU")
+    exchange_hidden_states(monkeypatch)
+    monkeypatch.setattr(launcher.config, "FORMS", {4: launcher.config.FormLimits(1 << 62, 1 << 62)})
     # A program has 16 rows: 64 programs at least for each multiprocessor, which holds 32.
     B = 16 * 64 * multiprocessors
     problem = cases.gru(T, B, 16, H)
     inputs = {n: t.to(device, FP32) for n, t in problem.items()}
     with monkeypatch.context() as patch:
         patch.setattr(launcher, "resident_limits", lambda device: (memory, 10**9))
-        patch.setattr(launcher.config, "FORMS", {4: launcher.config.FormLimits(1 << 62, 1 << 62)})
         with pytest.raises(RuntimeError, match="cooperative launch"):
             functional.gru(**inputs)
     torch.cuda.synchronize()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from cases import CASES, gru, resets
-from conftest import Path
+from conftest import Path, exchange_hidden_states
 from helpers import assert_as_accurate, randn, run_with_grads
 from test_both_directions import build, run
 
@@ -32,6 +32,7 @@ def large(path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     always = config.FormLimits(resident=-1, streaming=-1)
     monkeypatch.setattr(config, "FORMS", {2: always, 4: always})
+    exchange_hidden_states(monkeypatch)
     monkeypatch.setattr(config, "LARGE", config.ElementwiseConfig(2, 4, 1))
     monkeypatch.setattr(recurrent, "walk", another)
     return path
@@ -90,6 +91,7 @@ def test_repeats_to_the_bit_and_rows_are_independent(large: Path) -> None:
 
 
 RESIDENT, STREAMING = (config.RecurrentConfig(16, 16, 64, 4, resident=r) for r in (True, False))
+ALONE = config.RecurrentConfig(16, 64, 64, 4)
 
 
 @pytest.mark.parametrize(
@@ -101,6 +103,7 @@ RESIDENT, STREAMING = (config.RecurrentConfig(16, 16, 64, 4, resident=r) for r i
         (RESIDENT, torch.bfloat16, 3, 256, 1024, 4, "resident"),
         (RESIDENT, torch.float32, 4, 512, 128, 1, "resident"),
         (RESIDENT, torch.float32, 4, 512, 1024, 1, "large"),
+        (ALONE, torch.bfloat16, 3, 64, 1 << 20, 4, "alone"),
         (STREAMING, torch.bfloat16, 3, 4096, 1, 1, "streaming"),
         (STREAMING, torch.bfloat16, 3, 4096, 64, 1, "large"),
         (STREAMING, torch.float32, 3, 2048, 1, 1, "streaming"),
