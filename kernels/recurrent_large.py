@@ -72,7 +72,7 @@ def large_fwd_kernel(
     t, before = time_of(step, T, back)
     ends = mask & (step > 0)
     gx_ptrs = gx_ptr + before * B * GATES * H + rows[:, None] * GATES * H + units[None, :]
-    gh_ptrs = gh_ptr + (units // D * B)[None, :] * GATES * D + rows[:, None] * GATES * D + (units % D)[None, :]
+    gh_ptrs = gh_ptr + (rows[:, None] + (units // D * B)[None, :]) * GATES * D + (units % D)[None, :]
     gx, gh, bias = (), (), ()
     for g in tl.static_range(GATES):
         gx = gx + (tl.load(gx_ptrs + g * H, mask=ends, other=0.0).to(tl.float32),)
@@ -147,14 +147,15 @@ def large_bwd_kernel(
         reset_ptr += back.to(tl.int64) * T * B
 
     t, after = time_of(step, T, 1 - back)
-    dc = tl.zeros([BLOCK_B, BLOCK_H], tl.float32)
-    if CELL == "lstm":
-        dc = tl.load(state_ptr + second + own, mask=mask, other=0.0)
-    product_ptrs = product_ptr + (units // D * B)[None, :] * D + rows[:, None] * D + (units % D)[None, :]
-    passed = tl.load(product_ptrs, mask=mask & (step > 0), other=0.0).to(tl.float32)
+    # A row of a head is one of HEADS*B.
+    within = rows[:, None] + (units // D * B)[None, :]
+    passed = tl.load(product_ptr + within * D + (units % D)[None, :], mask=mask & (step > 0), other=0.0).to(tl.float32)
     if mask_ptr is not None:
         passed *= tl.load(mask_ptr + own, mask=mask, other=0.0).to(tl.float32)
     passed += tl.load(state_ptr + own, mask=mask, other=0.0)
+    dc = tl.zeros([BLOCK_B, BLOCK_H], tl.float32)
+    if CELL == "lstm":
+        dc = tl.load(state_ptr + second + own, mask=mask, other=0.0)
     if reset_ptr is not None:
         # The step after began anew: its gradient is of the state that the reset put in place.
         fresh = (tl.load(reset_ptr + after * B + rows, mask=row_mask & (step > 0), other=0) != 0)[:, None]
@@ -175,7 +176,7 @@ def large_bwd_kernel(
         zoneout_c_ptr, CELL, GATES, H,
     )  # fmt: skip
     if met_ptr is not None:
-        met_ptrs = met_ptr + (units // D * B)[None, :] * GATES * D + rows[:, None] * GATES * D + (units % D)[None, :]
+        met_ptrs = met_ptr + within * GATES * D + (units % D)[None, :]
         for g in tl.static_range(GATES):
             tl.store(met_ptrs + g * D, dg[g], mask=mask)
     tl.store(state_ptr + own, direct, mask=mask)

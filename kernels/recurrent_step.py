@@ -175,15 +175,16 @@ def step_back(
     """
     dtype = dg_ptr.dtype.element_ty
     K: tl.constexpr = GATES * H
-    own = start * H + rows[:, None] * H + units[None, :]
+    first = start * H
+    own = rows[:, None] * H + units[None, :]
     gates = start * K + rows[:, None] * K + units[None, :]
     if CELL == "lstm":
         if grad_cells_ptr is not None:
-            dc += tl.load(grad_cells_ptr + own, mask=mask, other=0.0).to(tl.float32)
+            dc += tl.load(grad_cells_ptr + first + own, mask=mask, other=0.0).to(tl.float32)
         aux_ptrs = aux_ptr + start * 2 * H + rows[:, None] * 2 * H + units[None, :]
-        direct_c = dc
         if zoneout_c_ptr is not None:
-            direct_c *= tl.load(zoneout_c_ptr + own, mask=mask, other=0.0).to(tl.float32)
+            kept_c = tl.load(zoneout_c_ptr + first + own, mask=mask, other=0.0).to(tl.float32)
+            direct_c = kept_c * dc
             dc -= direct_c
         dc += tl.load(aux_ptrs, mask=mask, other=0.0).to(tl.float32) * dh
         dg = ((by[0] * dc).to(dtype), (by[1] * dc).to(dtype), (by[2] * dc).to(dtype), (by[3] * dh).to(dtype))
@@ -207,6 +208,6 @@ def step_back(
                 dc += direct_c
         direct = tl.where(active, 0.0, dh)
         if zoneout_ptr is not None:
-            kept = tl.load(zoneout_ptr + own, mask=mask, other=0.0).to(tl.float32)
+            kept = tl.load(zoneout_ptr + first + own, mask=mask, other=0.0).to(tl.float32)
             direct = tl.where(active, kept * dh, dh)
     return dg, direct, dc

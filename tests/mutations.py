@@ -123,7 +123,7 @@ FAULTS = [
     Fault("large: resets forgotten", LARGE, "fresh = tl.load(reset_ptr + t * B + rows, mask=row_mask & (step < T), other=0) != 0", "fresh = tl.load(reset_ptr + t * B + rows, mask=row_mask & (step < T), other=0) > 1", LARGE_TESTS),
     Fault("large: mask forgotten", LARGE, "met *= tl.load(mask_ptr", "met *= 1.0 + 0.0 * tl.load(mask_ptr", LARGE_TESTS),
     Fault("large: a step before the first ends", LARGE, "active = (before < length) & (step > 0)", "active = before < length", LARGE_TESTS),
-    Fault("large: heads exchanged", LARGE, "product_ptr + (units // D * B)[None, :] * D", "product_ptr + (units // D * 0)[None, :] * D", LARGE_TESTS),
+    Fault("large: heads exchanged", LARGE, "within = rows[:, None] + (units // D * B)[None, :]", "within = rows[:, None] + (units // D * 0)[None, :]", LARGE_TESTS),
     Fault("large: reset state's cell not gathered", LARGE, "add_at(by_reset_ptr + second + own, dc, mask & fresh)", "add_at(by_reset_ptr + second + own, dc, mask & fresh & False)", LARGE_TESTS),
     Fault("large: the product of another step", LARGE, "dg[step if REVERSE else T - 1 - step]", "dg[T - 1 - step if REVERSE else step]", LARGE_TESTS),
     Fault("large: a step is never walked", LARGE, "for step in range(T + 1):", "for step in range(T):", LARGE_TESTS, quick=True),
