@@ -69,6 +69,9 @@ def test_analogy_evaluate_and_plot(
         picture = tmp_path / f"{len(words)}.png"
         assert main(["plot", *words, "--out", str(picture), *v]) == 0
         assert picture.read_bytes().startswith(b"\x89PNG")
+    picture = tmp_path / "tsne.png"
+    assert main(["plot", "--method", "tsne", "--perplexity", "2", "--out", str(picture), *v]) == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(
@@ -166,6 +169,7 @@ def test_bad_input_of_questions(
     cut.write_bytes(vectors.read_bytes()[:-30])
     questions.write_text(": s\nman woman king\n")
     v = ["--vectors", str(vectors)]
+    tsne = ["plot", "--method", "tsne", "--out", str(tmp_path / "p.png"), *v]
     for arguments, message in (
         (["neighbors", "kingg", *v], "'kingg' is not in the vocabulary"),
         (["analogy", "man", "woman", "kingg", *v], "'kingg' is not in the vocabulary"),
@@ -178,6 +182,9 @@ def test_bad_input_of_questions(
         (["plot", "king", "--out", str(tmp_path / "no" / "p.png"), *v], "there is no folder"),
         (["plot", "--count", "0", "--out", str(tmp_path / "p.png"), *v], "--count must be 1 or more"),
         (["plot", "--out", str(tmp_path / "p.xyz"), *v], "xyz"),
+        ([*tsne, "king", "man"], "5 points or more, got 2"),
+        ([*tsne, "--perplexity", "9"], "below 4 for 5 points"),
+        (["plot", "--perplexity", "2", "--out", str(tmp_path / "p.png"), *v], "--perplexity is for --method tsne"),
     ):
         assert main(arguments) == 1, arguments
         error = capsys.readouterr().err

@@ -6,6 +6,7 @@ from .evaluation import AnalogyResult, PairResult, evaluate_analogies, evaluate_
 from .formats import load_vectors, save_vectors
 from .glove import GloveOptions, GloveTrainer
 from .huffman import HuffmanTree
+from .projection import principal_components, tsne
 from .sampler import NegativeSampler
 from .training import Progress, Trainer, TrainingOptions
 from .vocabulary import Vocabulary
@@ -31,6 +32,8 @@ __all__ = [
     "evaluate_pairs",
     "load_vectors",
     "pairs",
+    "principal_components",
     "save_vectors",
     "spearman",
+    "tsne",
 ]

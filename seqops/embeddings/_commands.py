@@ -17,12 +17,17 @@ from .corpus import EncodedCorpus
 from .evaluation import evaluate_analogies, evaluate_pairs
 from .formats import FORMATS
 from .glove import GloveOptions, GloveTrainer
+from .projection import principal_components, tsne
 from .training import LOSSES, MODELS, OPTIMIZERS, Progress, Trainer, TrainingOptions
 from .vocabulary import Vocabulary
 from .word_vectors import WordVectors
 
 __all__ = ["add_commands", "run"]
 
+METHODS = {  # of plot, with the names of their axes
+    "pca": ("first principal component", "second"),
+    "tsne": ("t-SNE of the vectors at length 1", ""),
+}
 HYPERPARAMETERS: tuple[tuple[str, str, type], ...] = (
     ("loss", "of sg and cbow", str),
     ("optimizer", "of sg and cbow", str),
@@ -79,10 +84,14 @@ def add_commands(commands: Any) -> None:
     analogy.add_argument("--method", choices=("3cosadd", "3cosmul"), default="3cosadd")
     evaluate = add("evaluate", _evaluate, "score vectors on files of analogies or of judged pairs of words")
     evaluate.add_argument("files", nargs="+", help="as questions-words.txt or wordsim353.tsv")
-    plot = add("plot", _plot, "draw words by the first two principal components of their vectors")
+    plot = add("plot", _plot, "draw words in a plane, near where their vectors are near")
     plot.add_argument("words", nargs="*", help="by default the most frequent")
     plot.add_argument("--out", required=True, help="the picture: .png, .pdf or .svg")
     plot.add_argument("--count", type=int, default=100, help="of words, where none are given")
+    plot.add_argument("--method", choices=METHODS, default="pca", help="principal components, or t-SNE")
+    perplexity = "of t-SNE: how many neighbours count; by the number of words if left out"
+    plot.add_argument("--perplexity", type=float, help=perplexity)
+    plot.add_argument("--seed", type=int, default=0, help="of t-SNE")
     for parser in (near, analogy):
         parser.add_argument("-k", type=int, default=10, help="how many")
     for parser in (near, analogy, evaluate, plot):
@@ -252,17 +261,18 @@ def _plot(o: argparse.Namespace) -> None:
     vectors = _load(o)
     if o.count < 1:
         raise ValueError(f"--count must be 1 or more, got {o.count}")
+    if o.perplexity is not None and o.method != "tsne":
+        raise ValueError("--perplexity is for --method tsne")
     words = o.words or vectors.words[: o.count]
     points = vectors.unit[[vectors.row(w) for w in words]]
-    points = points - points.mean(0)
-    u, s, _ = torch.linalg.svd(points, full_matrices=False)
-    xy = torch.nn.functional.pad(u * s, (0, 2))[:, :2]
+    xy = principal_components(points) if o.method == "pca" else tsne(points, perplexity=o.perplexity, seed=o.seed)
     figure = Figure(figsize=(8, 8), layout="tight")
     axes = figure.add_subplot()
     axes.scatter(xy[:, 0].tolist(), xy[:, 1].tolist(), s=8)
     for word, (x, y) in zip(words, xy.tolist(), strict=True):
         axes.annotate(word.replace("$", r"\$"), (x, y), fontsize=8)
-    axes.set_xlabel("first principal component")
-    axes.set_ylabel("second")
+    x_label, y_label = METHODS[o.method]
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
     figure.savefig(o.out)
     print(o.out)
