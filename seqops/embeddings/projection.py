@@ -125,7 +125,9 @@ def _gradient(p: Tensor, y: Tensor, exaggeration: float = 1.0) -> Tensor:
     p times `exaggeration`. Some rows at a time, which a cache holds.
     """
     square, ones = y.square().sum(1), torch.cat([y, torch.ones_like(y[:, :1])], 1)
-    total, pulls, pushes, start = y.new_zeros(()), [], [], 0
+    total, start = y.new_zeros(()), 0
+    pulls: list[Tensor] = []
+    pushes: list[Tensor] = []
     for part, own in zip(p.split(max(1, CACHED // len(p))), y.split(max(1, CACHED // len(p))), strict=True):
         near = torch.addmm(square[start : start + len(own), None] + square, own, y.t(), alpha=-2)
         near.clamp_(min=0).add_(1).reciprocal_().diagonal(start).zero_()
