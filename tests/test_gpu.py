@@ -101,6 +101,10 @@ class Call:
 WEIGHTS = frozenset({"w_ih", "w_hh", "b_ih", "b_hh"})
 CALLS = {
     "gru": Call(functional.gru, lambda: cases.gru(128, 64, 128, 1024), BF16, WEIGHTS, frozenset({"x", "output 0"})),
+    # A library's product a step.
+    "gru of large steps": Call(
+        functional.gru, lambda: cases.gru(8, 1024, 64, 1024), BF16, WEIGHTS, frozenset({"x", "output 0"})
+    ),
     "gru_cell": Call(functional.gru_cell, lambda: cases.gru_cell(64, 128, 1024), BF16, WEIGHTS),
     "additive_attention": Call(
         functools.partial(functional.additive_attention, need_weights=True),
@@ -158,6 +162,7 @@ def assert_same(got: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
         (512, FP32, 16, 16),
         (1024, FP32, 16, 16),
         (2048, FP32, 16, 16),
+        (4096, BF16, 16, 4),
     ],
 )
 @sizes(I=128)
@@ -177,6 +182,22 @@ def test_gru_lengths_at_a_real_size(device: str, reverse: bool, T: int, B: int, 
     lengths = torch.arange(B) * (T + 1) // B
     inputs = cases.gru(T, B, I, H)
     check(functional.gru, reference.gru, inputs, device, dtype=BF16, lengths=lengths, reverse=reverse)
+
+
+@pytest.mark.usefixtures("poisoned_empty")
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("label", ["rnn", "gru", "lstm", "rnn with heads", "gru with heads", "lstm with heads"])
+@sizes(T=6, B=1024, I=64, H=2048, D=384)
+def test_large_steps_at_a_real_size(
+    device: str, label: str, reverse: bool, T: int, B: int, I: int, H: int, D: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With resets and lengths; with heads with a recurrent mask and zoneout too. No step is walked in another form."""
+    launcher = pytest.importorskip("seqops.kernels.recurrent")
+    monkeypatch.setattr(launcher, "walk", None)
+    case = cases.CASES[label]
+    given = {n: v for n, v in {"T": T, "B": B, "I": I, "H": H, "D": D}.items() if n in case.largest}
+    options = case.usual(**given) | {"lengths": torch.arange(B) * (T + 1) // B, "reverse": reverse}
+    check(case.op, case.reference, case.problem(**given), device, dtype=BF16, **options)
 
 
 @pytest.mark.usefixtures("poisoned_empty")
