@@ -56,12 +56,17 @@ KERNELS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "GRU_FACTORS": ((), ("gru_factors_kernel",)),
     "LSTM_FACTORS": ((), ("lstm_factors_kernel",)),
     "STREAMING": (("recurrent_fwd_kernel",), ("recurrent_bwd_kernel",)),
+    "LARGE": (("large_fwd_kernel",), ("large_bwd_kernel",)),
+    "FORMS": (("recurrent_fwd_kernel", "large_fwd_kernel"), ("recurrent_bwd_kernel", "large_bwd_kernel")),
     "ADDITIVE_ATTENTION_FWD": (("additive_attention_scores_kernel",), ()),
     "ADDITIVE_ATTENTION_BWD": ((), ("additive_attention_dquery_kernel", "additive_attention_dkeys_kernel")),
     "ADDITIVE_ATTENTION_SOFTMAX": (("additive_attention_softmax_kernel",), ()),
     "BEAM_TOPK": (("beam_topk_chunks_kernel", "beam_topk_select_kernel"), ("beam_topk_bwd_kernel",)),
 }
-WALKS = {table for table, (forward, backward) in KERNELS.items() if "recurrent" in str(forward + backward)}
+# Where a row is of one form of a walk: from how many operations of a step on the large one is to serve.
+LIMITS = {"STREAMING": sys.maxsize, "LARGE": -1} | {
+    f"{op.upper()}_{which}": sys.maxsize for op in GATES for which in ("FWD", "BWD")
+}
 
 # How much faster than the present row a candidate has to be, beyond the spread of both.
 MARGIN = 0.03
@@ -197,6 +202,24 @@ def recurrent_slots(chip: Chip) -> Iterator[Slot]:
         yield Slot("gru", "STREAMING", itemsize, f"itemsize={itemsize}", present, served)
 
 
+def form_slots() -> Iterator[Slot]:
+    """FORMS with steps on both sides of its limits, small and large ones; LARGE with large steps."""
+    for itemsize, dtype, batches, large in (
+        (2, "bfloat16", (128, 512, 1024), 4096),
+        (4, "float32", (32, 128, 512), 2048),
+    ):
+        shapes = [(B, 1024) for B in batches] + [(B, large) for B in (1, 8, 64)]
+        problems = tuple(
+            on_gpu(recurrent.problem(32, B, H, dtype, training)) for B, H in shapes for training in (False, True)
+        )
+        yield Slot("gru", "FORMS", itemsize, f"itemsize={itemsize}", config.FORMS[itemsize], problems)
+    problems = tuple(
+        on_gpu(recurrent.problem(16, 1024, 1024, dtype, training))
+        for dtype, training in itertools.product(("bfloat16", "float32"), (False, True))
+    )
+    yield Slot("gru", "LARGE", None, "", config.LARGE, problems)
+
+
 def attention_slots() -> Iterator[Slot]:
     problems = in_order(bench_additive_attention.BENCH.gpu)
     for table in ("ADDITIVE_ATTENTION_FWD", "ADDITIVE_ATTENTION_BWD", "ADDITIVE_ATTENTION_SOFTMAX"):
@@ -213,7 +236,8 @@ def beam_slots() -> Iterator[Slot]:
 
 def slots(chip: Chip, op: str | None = None) -> list[Slot]:
     """All rows of kernels.config, or one op's; without problems where the chip does not read the row."""
-    return [slot for slot in (*recurrent_slots(chip), *attention_slots(), *beam_slots()) if op in (None, slot.op)]
+    every = (*recurrent_slots(chip), *form_slots(), *attention_slots(), *beam_slots())
+    return [slot for slot in every if op in (None, slot.op)]
 
 
 def in_order(problems: Iterable[Problem]) -> list[Problem]:
@@ -270,6 +294,14 @@ def factors_grid(slot: Slot, chip: Chip) -> Iterator[Config]:
             yield config.ElementwiseConfig(n, h, warps)
 
 
+def forms_grid(slot: Slot, chip: Chip) -> Iterator[Config]:
+    """Other limits, one at a time: each has problems of its own."""
+    for power in range(25, 36):
+        yield dataclasses.replace(slot.present, resident=2**power)
+    for power in range(22, 33):
+        yield dataclasses.replace(slot.present, streaming=2**power)
+
+
 def attention_grid(slot: Slot, chip: Chip) -> Iterator[Config]:
     """Backward keeps two sums where forward keeps one: half as many elements a thread."""
     most = 16 if slot.table == "ADDITIVE_ATTENTION_BWD" else 32
@@ -304,6 +336,8 @@ GRIDS: dict[str, Callable[[Slot, Chip], Iterator[Config]]] = {
     "GRU_FACTORS": factors_grid,
     "LSTM_FACTORS": factors_grid,
     "STREAMING": streaming_grid,
+    "LARGE": factors_grid,
+    "FORMS": forms_grid,
     "ADDITIVE_ATTENTION_FWD": attention_grid,
     "ADDITIVE_ATTENTION_BWD": attention_grid,
     "ADDITIVE_ATTENTION_SOFTMAX": softmax_grid,
@@ -381,12 +415,12 @@ class Stopwatch:
     def watching(self, slot: Slot, problem: Problem) -> Iterator[None]:
         """A walk is of the form that reads the row, however large the problem."""
         with contextlib.ExitStack() as patches:
-            if slot.table in WALKS:
-                forms = dict.fromkeys(config.FORMS, config.FormLimits(sys.maxsize, sys.maxsize))
-                patches.enter_context(mock.patch.object(config, "FORMS", forms))
+            if slot.table in LIMITS:
+                limits = config.FormLimits(LIMITS[slot.table], LIMITS[slot.table])
+                patches.enter_context(mock.patch.object(config, "FORMS", dict.fromkeys(config.FORMS, limits)))
             for name in slot.kernels(problem):
                 # The recurrent ops share their walk.
-                module = "recurrent" if name.startswith("recurrent") else slot.op
+                module = {"recurrent": "recurrent", "large": "recurrent_large"}.get(name.split("_")[0], slot.op)
                 place = importlib.import_module(f"seqops.kernels.{module}")
                 watched = Watched(getattr(place, name), self.before, self.after)
                 patches.enter_context(mock.patch.object(place, name, watched))

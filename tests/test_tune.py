@@ -95,13 +95,14 @@ def test_candidates(chip: tune.Chip) -> None:
         for c in own:
             assert type(c.config) is type(slot.present)
             sizes = {n: v for n, v in dataclasses.asdict(c.config).items() if n not in ("log_candidates", "resident")}
-            assert all(v > 0 and v & (v - 1) == 0 for v in sizes.values())
+            # The limits of FORMS are counts of operations.
+            assert slot.table == "FORMS" or all(v > 0 and v & (v - 1) == 0 for v in sizes.values())
 
 
 @pytest.mark.parametrize("chip", tune.CHIPS.values(), ids=tune.CHIPS)
 def test_recurrent_candidates_are_what_the_launcher_picks(chip: tune.Chip) -> None:
     for slot in tune.slots(chip):
-        for c in tune.candidates(slot, chip) if slot.op in tune.GATES and "FACTORS" not in slot.table else []:
+        for c in tune.candidates(slot, chip) if isinstance(slot.present, config.RecurrentConfig) else []:
             assert c.config.block_b <= 64
             for problem in slot.problems:
                 with tune.in_place(slot, c.config):
@@ -118,6 +119,21 @@ def test_rows_that_would_no_longer_be_persistent_are_named() -> None:
     assert tune.stepwise_on(small) == []
     assert "A100" in tune.stepwise_on(large)
     assert not set(tune.stepwise_on(large)) & {"H100", "B200"}
+
+
+@pytest.mark.parametrize("itemsize", config.FORMS)
+def test_forms_are_tried_on_both_sides_of_their_limits(itemsize: int) -> None:
+    slot = next(slot for slot in SLOTS.values() if slot.table == "FORMS" and slot.key == itemsize)
+    tiles = [config.RecurrentConfig(16, 16, 64, 4, resident=r) for r in (True, False)]
+    for candidate in tune.candidates(slot, H100):
+        with tune.in_place(slot, candidate.config):
+            found = {
+                config.form(tile, tune.dtype_of(p), 3, p.size["H"], p.size["B"])
+                for tile in tiles
+                for p in slot.problems
+            }
+        assert "large" in found
+        assert not candidate.is_present or found == {"resident", "streaming", "large"}
 
 
 def test_beam_candidates_have_a_plan() -> None:
@@ -167,7 +183,7 @@ def test_check(table: str, training: bool, interpreter: None, monkeypatch: pytes
     rows = getattr(config, table) if table.endswith(("_FWD", "_BWD")) and not table.startswith("ADD") else ()
     small = [i for i, row in enumerate(rows) if row.itemsize == 4][:1]
     slot = next(slot for slot in SLOTS.values() if slot.table == table and slot.key in (None, 4, *small))
-    if table == "STREAMING":
+    if table in ("STREAMING", "LARGE"):
         monkeypatch.setattr(config, "GRU_FWD", ())
         monkeypatch.setattr(config, "GRU_BWD", ())
     own = tune.candidates(slot, H100)[-1]
