@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from seqops.bench import assembly
+
 SCRIPT = pathlib.Path(__file__).parents[1] / "bench" / "inspect_kernels.py"
 
 
@@ -138,7 +140,7 @@ AMD_WAITING = """
 
 
 @pytest.mark.parametrize(
-    ("assembly", "text", "loads"),
+    ("language", "text", "loads"),
     [
         pytest.param("PTX", STRAIGHT, None, id="no loop"),
         pytest.param("PTX", OUT_OF_LINE, None, id="out of line"),
@@ -152,20 +154,20 @@ AMD_WAITING = """
         pytest.param("AMDGCN", AMD_WAITING, 2, id="AMD waiting"),
     ],
 )
-def test_loads_of_the_inner_loop(script: ModuleType, assembly: str, text: str, loads: int | None) -> None:
-    assert script.inner_loads(text, getattr(script, assembly)) == loads
+def test_loads_of_the_inner_loop(language: str, text: str, loads: int | None) -> None:
+    assert assembly.inner_loads(text, getattr(assembly, language)) == loads
 
 
-def test_nested_loops_are_told_apart(script: ModuleType) -> None:
-    opcodes, followers = script.blocks(NESTED, script.PTX)
-    outer, inner = script.loops(followers, set(range(len(opcodes))))
+def test_nested_loops_are_told_apart() -> None:
+    opcodes, followers = assembly.blocks(NESTED, assembly.PTX)
+    outer, inner = assembly.loops(followers, set(range(len(opcodes))))
     assert inner < outer
     assert ["fma.rn.f32" in opcodes[block] for block in sorted(inner)] == [True]
 
 
-def test_same_label_twice_is_refused(script: ModuleType) -> None:
+def test_same_label_twice_is_refused() -> None:
     with pytest.raises(ValueError, match=r"two places are labelled \$L__BB0_1"):
-        script.inner_loads(LOOP + LOOP, script.PTX)
+        assembly.inner_loads(LOOP + LOOP, assembly.PTX)
 
 
 PERSISTENT = """
@@ -202,10 +204,10 @@ tt.func public @kernel(%w_hh_ptr: !tt.ptr<f32> {tt.divisibility = 16 : i32}, %gx
     ],
     ids=["load", "carried", "async", "buffer", "select"],
 )
-def test_weights_loaded_in_a_loop_are_found(script: ModuleType, load: str) -> None:
-    assert script.loads_through(PERSISTENT, "w_hh_ptr") == (2, 0)
-    assert script.loads_through(PERSISTENT, "gx_ptr") == (0, 1)
-    assert script.loads_through(PERSISTENT.replace("// here", load), "w_hh_ptr") == (2, 1)
+def test_weights_loaded_in_a_loop_are_found(load: str) -> None:
+    assert assembly.loads_through(PERSISTENT, "w_hh_ptr") == (2, 0)
+    assert assembly.loads_through(PERSISTENT, "gx_ptr") == (0, 1)
+    assert assembly.loads_through(PERSISTENT.replace("// here", load), "w_hh_ptr") == (2, 1)
 
 
 @pytest.mark.parametrize(
