@@ -168,7 +168,7 @@ def test_without_tqdm_and_matplotlib(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in EXAMPLES.glob("[a-z]*.py")))
 def test_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    for package in ("babel", "matplotlib", "tqdm"):
+    for package in ("babel", "matplotlib", "networkx", "tqdm"):
         pytest.importorskip(package)
     with pytest.raises(SystemExit) as ended:
         example(name).main(["--help"])
@@ -492,3 +492,59 @@ def test_rl_memory(tmp_path: Path, capsys: pytest.CaptureFixture[str], cpu_path:
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 40
     assert lines[0].startswith("new episode  ")
+
+
+# ------------------------------------------------------------------------------------------------------------ node2vec
+
+
+def test_walks_lean_by_p_and_q() -> None:
+    nx = pytest.importorskip("networkx")
+    node2vec = example("node2vec")
+    graph = nx.Graph([(0, 1), (1, 2), (0, 2), (2, 3)])
+    graph.add_edge(0, 1, weight=3)
+    graph.add_node(4)
+    found = node2vec.walks(graph, 1, 1, 2, 6, 0)
+    assert found == node2vec.walks(graph, 1, 1, 2, 6, 0) != node2vec.walks(graph, 1, 1, 2, 6, 1)
+    assert [walk[0] for walk in found] == ["0", "1", "2", "3", "4"] * 2
+    assert [len(walk) for walk in found] == [6, 6, 6, 6, 1] * 2
+    assert all(graph.has_edge(*map(int, pair)) for walk in found for pair in itertools.pairwise(walk))
+    # From 2, reached from 0: back with 1 / p, to 1, which 0 is joined to, with 1, to 3 with 1 / q; weights are 1.
+    steps = [t for walk in node2vec.walks(graph, 4, 0.5, 2000, 3, 0) if walk[:2] == ["0", "2"] for t in walk[2]]
+    for node, share in (("0", 0.25 / 3.25), ("1", 1 / 3.25), ("3", 2 / 3.25)):
+        assert abs(steps.count(node) / len(steps) - share) < 0.1
+    firsts = [walk[1] for walk in node2vec.walks(graph, 1, 1, 2000, 2, 0) if walk[0] == "0"]
+    assert abs(firsts.count("1") / len(firsts) - 3 / 4) < 0.05
+
+
+def test_told_nodes_decide_the_rest() -> None:
+    nx = pytest.importorskip("networkx")
+    node2vec = example("node2vec")
+    graph, side = nx.path_graph(5), torch.tensor([0, 0, 0, 1, 1])
+    # Told 0 and 3: 2 is nearer to 3, wrong. 0 and 4, 1 and 3: 2 is half right; 2 and 4: 3 is. All else: right.
+    assert node2vec.accuracy(node2vec.paths(graph), side) == pytest.approx((2 / 3 + 3 * 5 / 6 + 2) / 6)
+    assert node2vec.propagation(graph, side) == pytest.approx((2 / 3 + 3 * 5 / 6 + 2) / 6)
+    ranks = node2vec.pagerank(graph)
+    assert torch.allclose(ranks.sum(0), torch.ones(5, dtype=ranks.dtype))
+    for told in range(5):
+        expected = nx.pagerank(graph, personalization={told: 1}, tol=1e-12, max_iter=1000)
+        assert ranks[:, told].tolist() == pytest.approx([expected[i] for i in range(5)], abs=1e-9)
+
+
+def test_node2vec(tmp_path: Path, capsys: pytest.CaptureFixture[str], cpu_path: None) -> None:
+    pytest.importorskip("networkx")
+    node2vec = example("node2vec")
+    tiny = [f"--out={tmp_path}", "--repeats=1", "--walks=2", "--length=10", "--window=2", "--dim=4", "--epochs=1"]
+    node2vec.main(tiny)
+    printed = capsys.readouterr().out
+    # What there is nothing to learn in: the figures of the club itself.
+    for line in (r"path length +82.71%", r"label propagation +65.84%", r"personalised PageRank +95.29%"):
+        assert re.search(line, printed)
+    assert re.search(r"node2vec, p 0.25, q 1 +[\d.]+% +[\d.]+%, [\d.]+%\n", printed)
+    assert re.search(r"node2vec, p 1, q 0.5, points: [+-][\d.]+ against path length, [+-]", printed)
+    node2vec.main([*tiny, "--near", "33"])
+    assert re.match(r"33: \d+ -?\d\.\d\d  \d+ ", capsys.readouterr().out)
+    with pytest.raises(SystemExit, match="No member 34: they are 0 to 33"):
+        node2vec.main([*tiny, "--near", "34"])
+    with pytest.raises(SystemExit):
+        node2vec.main([*tiny, "--q=0"])
+    assert "--p and --q must be above 0, got 1 and 0" in capsys.readouterr().err
