@@ -51,6 +51,9 @@ from seqops.kernels import (
     config,
     gru,
     gru_cho,
+    layer_norm,
+    layer_norm_gru,
+    layer_norm_lstm,
     linear_cross_entropy,
     logistic,
     lstm,
@@ -280,6 +283,30 @@ def large_launches() -> Iterator[Launch]:
         yield Launch(kernel, f"{walk.label} {name} H=1024", types, constants, options["num_warps"], config.LARGE)
 
 
+def layer_norm_launches() -> Iterator[Launch]:
+    """Few units, Dreamer's, and the most that a program holds; with all that a walk can have, and with joint."""
+    fixed = dict.fromkeys(("state_ptr", "by_reset_ptr"), "*fp32") | {"lengths_ptr": "*i32", "reset_ptr": "*u8"}
+    fixed |= dict.fromkeys(layer_norm.RUN_TIME, "i32") | {"eps": "fp32"}
+    for name, (kernel, most, cell), (size, joint) in itertools.product(
+        ("bf16", "fp32"),
+        (
+            (layer_norm_gru.layer_norm_gru_fwd_kernel, 4096, {}),
+            (layer_norm_gru.layer_norm_gru_bwd_kernel, 4096, {}),
+            (layer_norm_lstm.layer_norm_lstm_fwd_kernel, 2048, {"NORM_CELL": True}),
+            (layer_norm_lstm.layer_norm_lstm_bwd_kernel, 2048, {"NORM_CELL": True}),
+        ),
+        ((40, False), (512, True), (4096, False)),
+    ):
+        H = min(size, most)
+        tile = config.layer_norm(H)
+        constants = {"H": H, "REVERSE": False, "BLOCK_B": tile.block_n, "BLOCK_H": tile.block_h, **cell}
+        constants |= {"gx_ptr": None} if joint else {}
+        types = {n: fixed.get(n, f"*{name}") for n in kernel.arg_names if n not in constants}
+        label = f"{'joint ' if joint else ''}{name} H={H}"
+        # A row for other sizes is made from the default.
+        yield Launch(kernel, label, types, constants, tile.num_warps, config.LAYER_NORM)
+
+
 def attention_launches() -> Iterator[Launch]:
     """Many queries, and the one of a decoder's step."""
     kernels = {
@@ -396,6 +423,7 @@ def cross_entropy_launches() -> Iterator[Launch]:
 def launches(target: str, max_hidden: int) -> Iterator[Launch]:
     yield from recurrent_launches(target, max_hidden)
     yield from large_launches()
+    yield from layer_norm_launches()
     yield from attention_launches()
     yield from beam_launches()
     yield from row_update_launches()

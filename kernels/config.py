@@ -19,6 +19,7 @@ __all__ = [
     "GRU_FACTORS",
     "GRU_FWD",
     "LARGE",
+    "LAYER_NORM",
     "LINEAR_CROSS_ENTROPY",
     "LSTM_BWD",
     "LSTM_FACTORS",
@@ -41,6 +42,7 @@ __all__ = [
     "RowUpdateConfig",
     "attention",
     "form",
+    "layer_norm",
     "recurrent",
     "rows",
 ]
@@ -186,6 +188,8 @@ GRU_FACTORS = ElementwiseConfig(4, 128, 4)
 LSTM_FACTORS = ElementwiseConfig(4, 128, 4)
 # The batch rows and hidden units of a program of a step beside a library's product.
 LARGE = ElementwiseConfig(4, 128, 4)
+# The units of batch rows, all of which a program of a layer-normalised step holds: at least block_n * block_h of them.
+LAYER_NORM = ElementwiseConfig(4, 256, 4)
 # Reads the weights anew in each launch: any hidden size, any chip.
 STREAMING = {
     2: RecurrentConfig(32, 16, 32, 4, resident=False),
@@ -222,6 +226,14 @@ def recurrent(
             if fits and (cfg.alone(hidden_size) or heads * -(-hidden_size // cfg.block_h) <= multiprocessors):
                 return cfg
     return STREAMING[dtype.itemsize]
+
+
+def layer_norm(hidden_size: int) -> ElementwiseConfig:
+    """All units, with more rows where they are few, and more warps where they are many."""
+    block_h = max(16, 1 << (hidden_size - 1).bit_length())
+    cells = LAYER_NORM.block_n * LAYER_NORM.block_h
+    block_n = max(1, cells // block_h)
+    return ElementwiseConfig(block_n, block_h, min(16, LAYER_NORM.num_warps * max(1, block_h // cells)))
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,7 @@ NN_TESTS = "tests/test_nn_recurrent.py tests/test_nn_episodes.py"
 BOTH_TESTS = "tests/test_both_directions.py -k 'GRU and interpreter'"
 ATTENTION_TESTS = "tests/test_additive_attention.py tests/test_every_op.py -k attention"
 ATTENTION_KERNEL_TESTS = "tests/test_additive_attention.py tests/test_every_op.py -k 'attention and interpreter'"
+LAYER_NORM_KERNEL_TESTS = "tests/test_layer_norm.py -k 'interpreter and (usual or sequence)'"
 LAYER_NORM_TESTS = "tests/test_layer_norm.py -k 'gradcheck or padding'"
 BEAM_KERNEL_TESTS = "tests/test_beam_topk.py tests/test_every_op.py -k 'beam and interpreter'"
 SAMPLER_TESTS = "tests/test_sampler.py"
@@ -146,6 +147,10 @@ FAULTS = [
     Fault("LayerNorm: its gradient without the gain", "seqops/cpu/_layer_norm.py", "rstd, self.gamma, self.beta, [True, False, False]", "rstd, None, self.beta, [True, False, False]", LAYER_NORM_TESTS),
     Fault("LayerNormGRU: r's factor by n's input", "seqops/cpu/layer_norm_gru.py", "sigmoid_slope(by_n * gh_n, r", "sigmoid_slope(by_n, r", LAYER_NORM_TESTS),
     Fault("LayerNormLSTM: the cell's norm forgotten", "seqops/cpu/layer_norm_lstm.py", "norm_c.back(by_h, raw_t[t], mean_c_t[t], rstd_c_t[t]) if norm_cell else by_h", "by_h", LAYER_NORM_TESTS),
+    Fault("LayerNorm kernels: moments of what is not there", "kernels/layer_norm.py", "tl.where(mask, a[g] - mean, 0.0)", "a[g] - mean", LAYER_NORM_KERNEL_TESTS),
+    Fault("LayerNorm kernels: the mean's gradient forgotten", "kernels/layer_norm.py", "(by_hat[g] - total - hat[g] * along)", "(by_hat[g] - hat[g] * along)", LAYER_NORM_KERNEL_TESTS),
+    Fault("LayerNormGRU kernels: a step is ended at another's time", "kernels/layer_norm_gru.py", "past = before * B * H + own", "past = t * B * H + own", LAYER_NORM_KERNEL_TESTS),
+    Fault("LayerNormLSTM kernels: zoneout mixes the wrong way", "kernels/layer_norm_lstm.py", "new_c += kept_c * (c - new_c)", "new_c += (1.0 - kept_c) * (c - new_c)", LAYER_NORM_KERNEL_TESTS),
     Fault("LayerNorm: NaN in padding reaches the weights", "seqops/ops/_layer_norm.py", "(x,) = without_padding(lengths, x)", "x = x.clone()", LAYER_NORM_TESTS),
     Fault("sampled: the correction's sign", "seqops/ops/_sampled.py", "scores = scores - torch.where(inside, expected, 0)", "scores = scores + torch.where(inside, expected, 0)", "tests/test_sampled_losses.py -k 'correction or full_softmax'"),
     Fault("sampled: the target is left out as a hit of itself", "seqops/ops/_sampled.py", "inside & (own | (rows != p.target[:, None]))", "inside & (rows != p.target[:, None])", "tests/test_sampled_losses.py -k 'reference and cpu'"),

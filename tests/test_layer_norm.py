@@ -18,7 +18,7 @@ from seqops import functional, nn
 
 NAMES = [n for n in CASES if n.startswith("layer_norm") and "cell" not in n]
 # T, B, I, H; of a single input the products' norm does not depend on its size, and its gradient is rounding alone
-SHAPES = [(1, 1, 2, 3), (4, 3, 2, 5), (3, 18, 7, 37)]
+SHAPES = [(1, 1, 2, 3), (4, 3, 2, 5), (3, 18, 7, 37), (2, 65, 2, 3)]
 every_case = pytest.mark.parametrize("name", NAMES)
 
 
@@ -29,29 +29,30 @@ def problem(name: str, T: int, B: int, I: int, H: int) -> dict[str, Tensor]:
 @every_case
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_sequence(cpu_path: None, name: str, shape: tuple[int, ...], reverse: bool) -> None:
+def test_sequence(path: Path, name: str, shape: tuple[int, ...], reverse: bool) -> None:
     case = CASES[name]
     T, B, I, H = shape
     options = case.usual(T=T, B=B, I=I, H=H) | {"reverse": reverse}
-    assert_as_accurate(case.op, case.reference, problem(name, *shape), **options)
+    assert_as_accurate(case.op, case.reference, problem(name, *shape), device=path.device, **options)
 
 
 @every_case
-def test_the_usual_eps_lengths_and_regularization(cpu_path: None, name: str) -> None:
+def test_the_usual_eps_lengths_and_regularization(path: Path, name: str) -> None:
     case, (T, B, I, H) = CASES[name], (5, 5, 3, 12)
     options = case.usual(T=T, B=B, I=I, H=H) | {"lengths": torch.tensor([3, 0, 5, 1, 5]), "heads": 3}
     options |= {"recurrent_mask": 1.5 * (randn(B, H, seed=1) > 0), "zoneout": randn(T, B, H, seed=2).abs() % 1}
     del options["eps"]
     inputs = problem(name, T, B, I, H)
     inputs["w_hh"] = inputs["w_hh"][:, :4].contiguous()
-    assert_as_accurate(case.op, case.reference, inputs, **options)
+    assert_as_accurate(case.op, case.reference, inputs, device=path.device, **options)
 
 
 @every_case
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_halves(cpu_path: None, name: str, dtype: torch.dtype) -> None:
+def test_halves(path: Path, name: str, dtype: torch.dtype) -> None:
     case, sizes = CASES[name], {"T": 6, "B": 5, "I": 4, "H": 19}
-    assert_as_accurate(case.op, case.reference, case.problem(**sizes), dtype=dtype, **case.usual(**sizes))
+    options = {"dtype": dtype, "device": path.device} | case.usual(**sizes)
+    assert_as_accurate(case.op, case.reference, case.problem(**sizes), **options)
 
 
 @every_case

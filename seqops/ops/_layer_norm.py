@@ -10,7 +10,7 @@ from ..cpu._recurrent import HiddenWeights
 from ._checks import check_shape
 from ._recurrent import without_padding
 
-__all__ = ["check_norms", "input_side", "weight_gradient"]
+__all__ = ["check_norms", "input_side", "kernel_takes", "weight_gradient"]
 
 
 def check_norms(op: str, joint: bool, eps: float, **norms: tuple[Tensor | None, int]) -> None:
@@ -22,6 +22,11 @@ def check_norms(op: str, joint: bool, eps: float, **norms: tuple[Tensor | None, 
             check_shape(op, name, tensor, (size,))
     if joint and norms["gamma_ih"][0] is not None:
         raise ValueError(f"{op}: gamma_ih must be None with joint")
+
+
+def kernel_takes(most: int, first: Tensor, h: Tensor, *_: object) -> bool:
+    """The op's first two arguments, the second [B,H]: whether a program can hold a row of all its gates."""
+    return first.dtype != torch.float64 and h.shape[1] <= most
 
 
 def input_side(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from ._autograd import once_differentiable
 from ._checks import autocast, check_dtypes, check_shape
-from ._layer_norm import check_norms, input_side, weight_gradient
+from ._layer_norm import check_norms, input_side, kernel_takes, weight_gradient
 from ._recurrent import (
     Zoneout,
     as_mask,
@@ -370,9 +371,8 @@ def _bwd_fake(
     )
 
 
-def _kernel_takes(*_: Any) -> bool:
-    return False
-
+# Beyond, a row's gates do not fit a program's registers.
+_kernel_takes = functools.partial(kernel_takes, 2048)
 
 # gx is the input's share of the gates, or with joint of what is normalised, reset is bool [T,B], False beyond an item's
 # length. Gives y, h_n, c_n, all cells (none unless asked for or training), and what layer_norm_lstm_sequence_bwd wants
