@@ -41,6 +41,8 @@ def test_the_usual_eps_lengths_and_regularization(path: Path, name: str) -> None
     case, (T, B, I, H) = CASES[name], (5, 5, 3, 12)
     options = case.usual(T=T, B=B, I=I, H=H) | {"lengths": torch.tensor([3, 0, 5, 1, 5]), "heads": 3}
     options |= {"recurrent_mask": 1.5 * (randn(B, H, seed=1) > 0), "zoneout": randn(T, B, H, seed=2).abs() % 1}
+    if "lstm" in name:
+        options["zoneout_c"] = randn(T, B, H, seed=3).abs() % 1
     del options["eps"]
     inputs = problem(name, T, B, I, H)
     inputs["w_hh"] = inputs["w_hh"][:, :4].contiguous()
