@@ -96,7 +96,7 @@ def normalized_back(d, hat, rstd, gamma_ptr, units, H: tl.constexpr, GATES: tl.c
     return back
 
 
-def launch_rows(kernel, like: Tensor, *arguments: Tensor | int | None, H: int, **constants) -> None:
+def launch_rows(kernel, like: Tensor, *arguments: Tensor | float | None, H: int, **constants) -> None:
     """One step's kernel over all B rows of like [T,B,..]: whole rows a program."""
     tile, (T, B) = config.layer_norm(H), like.shape[:2]
     sizes = {"H": H, "BLOCK_B": tile.block_n, "BLOCK_H": tile.block_h}
