@@ -16,15 +16,16 @@ import pytest
 import torch
 from conftest import INTERPRET
 
-from seqops.bench import bench_additive_attention, bench_beam_topk, recurrent, tune
+from seqops.bench import bench_additive_attention, bench_beam_topk, recurrent, tunables, tune
 from seqops.bench.harness import Problem
-from seqops.bench.tune import Candidate, Journal, Outcome, Slot, Times, Trial
+from seqops.bench.tunables import Candidate, Slot
+from seqops.bench.tune import Journal, Outcome, Times, Trial
 from seqops.kernels import config
 from seqops.ops import _register
 
 SOURCE = pathlib.Path(config.__file__)
-H100 = tune.CHIPS["H100"]
-SLOTS = {str(slot): slot for slot in tune.slots(H100)}
+H100 = tunables.CHIPS["H100"]
+SLOTS = {str(slot): slot for slot in tunables.slots(H100)}
 FACTS = {"device": "a GPU", "torch": "2", "triton": "3", "commit": "abc"}
 
 
@@ -65,7 +66,7 @@ def three(name: str, problems: int = 1) -> list[Candidate]:
     slot = SLOTS[name]
     slot = dataclasses.replace(slot, problems=slot.problems[:problems])
     assert len(slot.problems) == problems
-    return tune.candidates(slot, H100)[:3]
+    return tunables.candidates(slot, H100)[:3]
 
 
 def chosen(own: list[Candidate], journal: Journal, outcomes: Iterable[Outcome]) -> Candidate:
@@ -77,7 +78,7 @@ def chosen(own: list[Candidate], journal: Journal, outcomes: Iterable[Outcome]) 
 
 
 def test_every_row_is_a_slot() -> None:
-    for name in tune.KERNELS:
+    for name in tunables.KERNELS:
         table = getattr(config, name)
         keys = list(table) if isinstance(table, dict) else range(len(table)) if isinstance(table, tuple) else [None]
         assert [slot.key for slot in SLOTS.values() if slot.table == name] == list(keys)
@@ -85,10 +86,10 @@ def test_every_row_is_a_slot() -> None:
     assert all(p.device == "cuda" and slot.kernels(p) for slot in SLOTS.values() for p in slot.problems)
 
 
-@pytest.mark.parametrize("chip", tune.CHIPS.values(), ids=tune.CHIPS)
-def test_candidates(chip: tune.Chip) -> None:
-    for slot in tune.slots(chip):
-        own = tune.candidates(slot, chip)
+@pytest.mark.parametrize("chip", tunables.CHIPS.values(), ids=tunables.CHIPS)
+def test_candidates(chip: tunables.Chip) -> None:
+    for slot in tunables.slots(chip):
+        own = tunables.candidates(slot, chip)
         assert own[0].config is slot.present
         assert own[0].is_present
         assert len({c.config for c in own}) == len(own)
@@ -99,36 +100,36 @@ def test_candidates(chip: tune.Chip) -> None:
             assert slot.table == "FORMS" or all(v > 0 and v & (v - 1) == 0 for v in sizes.values())
 
 
-@pytest.mark.parametrize("chip", tune.CHIPS.values(), ids=tune.CHIPS)
-def test_recurrent_candidates_are_what_the_launcher_picks(chip: tune.Chip) -> None:
-    for slot in tune.slots(chip):
-        for c in tune.candidates(slot, chip) if isinstance(slot.present, config.RecurrentConfig) else []:
+@pytest.mark.parametrize("chip", tunables.CHIPS.values(), ids=tunables.CHIPS)
+def test_recurrent_candidates_are_what_the_launcher_picks(chip: tunables.Chip) -> None:
+    for slot in tunables.slots(chip):
+        for c in tunables.candidates(slot, chip) if isinstance(slot.present, config.RecurrentConfig) else []:
             assert c.config.block_b <= 64
             for problem in slot.problems:
                 with tune.in_place(slot, c.config):
                     table = getattr(config, f"{slot.op.upper()}_{'BWD' if problem.training else 'FWD'}")
-                    assert tune.picked(table, slot.op, problem, chip) is c.config
+                    assert tunables.picked(table, slot.op, problem, chip) is c.config
 
 
 def test_rows_that_would_no_longer_be_persistent_are_named() -> None:
     row = config.GRU_FWD[2]
     slot = next(s for s in SLOTS.values() if s.table == "GRU_FWD" and s.key == 2)
-    small = tune.Candidate(slot, row.config)
+    small = Candidate(slot, row.config)
     # Twice the units: twice the weights, more than an A100 has room for.
-    large = tune.Candidate(slot, dataclasses.replace(row.config, block_h=2 * row.config.block_h))
-    assert tune.stepwise_on(small) == []
-    assert "A100" in tune.stepwise_on(large)
-    assert not set(tune.stepwise_on(large)) & {"H100", "B200"}
+    large = Candidate(slot, dataclasses.replace(row.config, block_h=2 * row.config.block_h))
+    assert tunables.stepwise_on(small) == []
+    assert "A100" in tunables.stepwise_on(large)
+    assert not set(tunables.stepwise_on(large)) & {"H100", "B200"}
 
 
 @pytest.mark.parametrize("itemsize", config.FORMS)
 def test_forms_are_tried_on_both_sides_of_their_limits(itemsize: int) -> None:
     slot = next(slot for slot in SLOTS.values() if slot.table == "FORMS" and slot.key == itemsize)
     tiles = [config.RecurrentConfig(16, 16, 64, 4, resident=r) for r in (True, False)]
-    for candidate in tune.candidates(slot, H100):
+    for candidate in tunables.candidates(slot, H100):
         with tune.in_place(slot, candidate.config):
             found = {
-                config.form(tile, tune.dtype_of(p), 3, p.size["H"], p.size["B"])
+                config.form(tile, tunables.dtype_of(p), 3, p.size["H"], p.size["B"])
                 for tile in tiles
                 for p in slot.problems
             }
@@ -139,7 +140,7 @@ def test_forms_are_tried_on_both_sides_of_their_limits(itemsize: int) -> None:
 def test_beam_candidates_have_a_plan() -> None:
     beam_topk = pytest.importorskip("seqops.kernels.beam_topk")
     slot = SLOTS["BEAM_TOPK"]
-    for c in tune.candidates(slot, H100):
+    for c in tunables.candidates(slot, H100):
         for beam, V, k in ((1, 1, 1), *((p.size["beam"], p.size["V"], p.size["k"]) for p in slot.problems)):
             with tune.in_place(slot, c.config):
                 plan = beam_topk.plan(beam, V, k)
@@ -148,16 +149,18 @@ def test_beam_candidates_have_a_plan() -> None:
 
 
 def test_in_place_is_undone() -> None:
-    before = {name: getattr(config, name) for name in tune.KERNELS}
+    before = {name: getattr(config, name) for name in tunables.KERNELS}
     for slot in SLOTS.values():
-        own = tune.candidates(slot, H100)[1]
+        own = tunables.candidates(slot, H100)[1]
         with tune.in_place(slot, own.config):
             changed = [name for name in before if getattr(config, name) is not before[name]]
         assert changed == [slot.table]
         assert all(getattr(config, name) is value for name, value in before.items())
 
 
-PASSES = [(table, training) for table in tune.KERNELS for training in (False, True) if tune.KERNELS[table][training]]
+PASSES = [
+    (table, training) for table in tunables.KERNELS for training in (False, True) if tunables.KERNELS[table][training]
+]
 
 
 def tiny(table: str, training: bool = False) -> Problem:
@@ -186,7 +189,7 @@ def test_check(table: str, training: bool, interpreter: None, monkeypatch: pytes
     if table in ("STREAMING", "LARGE"):
         monkeypatch.setattr(config, "GRU_FWD", ())
         monkeypatch.setattr(config, "GRU_BWD", ())
-    own = tune.candidates(slot, H100)[-1]
+    own = tunables.candidates(slot, H100)[-1]
     assert tune.check(Trial(own, tiny(table, training), None)) < 1e-5
 
 
@@ -402,7 +405,7 @@ def copy(tmp_path: pathlib.Path) -> pathlib.Path:
 
 @pytest.mark.parametrize("slot", SLOTS.values(), ids=str)
 def test_writing_a_row(slot: Slot, copy: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    best = tune.candidates(slot, H100)[-1]
+    best = tunables.candidates(slot, H100)[-1]
     with tune.in_place(slot, best.config):
         expected = tables(config)
     assert tune.write(copy, [best]) == [best]
@@ -416,13 +419,13 @@ def test_writing_a_row(slot: Slot, copy: pathlib.Path, monkeypatch: pytest.Monke
 def test_written_rows_fit_their_lines() -> None:
     source = SOURCE.read_text()
     for slot in SLOTS.values():
-        for candidate in tune.candidates(slot, H100):
+        for candidate in tunables.candidates(slot, H100):
             assert max(map(len, tune.edited(source, candidate).splitlines())) <= 120
 
 
 def test_written_source_is_formatted(copy: pathlib.Path) -> None:
     pytest.importorskip("ruff")
-    tune.write(copy, [tune.candidates(slot, H100)[-1] for slot in SLOTS.values()])
+    tune.write(copy, [tunables.candidates(slot, H100)[-1] for slot in SLOTS.values()])
     settings = pathlib.Path(__file__).parents[1] / "pyproject.toml"
     command = [sys.executable, "-m", "ruff", "format", "--check", "--config", str(settings), str(copy)]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -463,7 +466,7 @@ def test_dry_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert tune.main(["--dry-run", "--op", "beam_topk"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    number = len(tune.candidates(SLOTS["BEAM_TOPK"], H100))
+    number = len(tunables.candidates(SLOTS["BEAM_TOPK"], H100))
     assert lines[0].startswith(f"BEAM_TOPK: {number} candidates")
     assert sum("chunk=" in line for line in lines) == number
     assert lines[-1] == f"{number} candidates for 1 rows"
@@ -472,7 +475,7 @@ def test_dry_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
 def test_main_writes_what_has_won(
     copy: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    own = tune.candidates(SLOTS["ADDITIVE_ATTENTION_FWD"], H100)
+    own = tunables.candidates(SLOTS["ADDITIVE_ATTENTION_FWD"], H100)
     fake = Fake(lambda t: measured(0.5e-3 if t.candidate == own[3] else 1e-3, 1e-3))
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(tune, "chip_here", lambda: H100)
