@@ -200,7 +200,10 @@ FAULTS = [
     Fault("context: NaN in values", ATTENTION_OPS, "values.masked_fill(~allowed.any(1)[:, :, None], 0)", "values", ATTENTION_TESTS),
     Fault("dscore: wrong sign", ATTENTION_OPS, "value=-1)", "value=1)", ATTENTION_TESTS),
     Fault("torch path: tanh overflows", ATTENTION_CPU, ".clamp_(max=40)", "", ATTENTION_TESTS),
-    Fault("torch path: NaN in keys", ATTENTION_CPU, "keys = keys.masked_fill(~allowed.transpose(1, 2), 0)", "keys = keys.clone()", ATTENTION_TESTS),
+    Fault("torch path: NaN in keys", ATTENTION_CPU, "keys = keys.masked_fill(~allowed.any(1)[:, :, None], 0)", "keys = keys.clone()", ATTENTION_TESTS),
+    Fault("torch path: exponentials of large sums", ATTENTION_CPU, "largest <= FAR", "largest <= 1e9", ATTENTION_TESTS),
+    Fault("torch path: exponentials near 0", ATTENTION_CPU, "typical >= TYPICAL and ", "", ATTENTION_TESTS),
+    Fault("torch path: small keys as large ones", ATTENTION_CPU, "keys.expm1_() if near else keys.exp_()", "keys.exp_()", ATTENTION_TESTS),
     # Samplers and trees.
     Fault("alias table: what a class has given too much", "seqops/embeddings/sampler.py", "alias[large[short]] = large[short + 1]", "alias[large[short]] = large[short]", SAMPLER_TESTS),
     Fault("alias table: a step of rounding left", "seqops/embeddings/sampler.py", "mass[positive & (mass == 0)] = 1", "mass[mass == 0] = 1", SAMPLER_TESTS),

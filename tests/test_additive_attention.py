@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 from typing import Any
 
 import pytest
@@ -13,10 +14,19 @@ from helpers import assert_as_accurate, randn, run_with_grads
 from torch import Tensor
 
 from seqops import functional, nn, reference
+from seqops.cpu import additive_attention as attention_on_cpu
 
 # B, Q, T, D, E: ones, odd sizes, two queries, several programs in queries, positions and features
 SHAPES = [(1, 1, 1, 1, 1), (2, 1, 5, 3, 2), (3, 2, 7, 5, 4), (2, 9, 35, 70, 3)]
+OPS = importlib.import_module("seqops.ops.additive_attention")
+SMALL = OPS.SMALL
 INPUTS = ("query", "keys", "values", "v")
+
+
+@pytest.fixture(autouse=True)
+def never_composed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The problems here are small; what torch's own ops make of them is a test of its own, and test_every_op's."""
+    monkeypatch.setattr(OPS, "SMALL", 0)
 
 
 def some_mask(*shape: int) -> Tensor:
@@ -171,6 +181,49 @@ def test_blocks_of_the_torch_path(cpu_path: None, monkeypatch: pytest.MonkeyPatc
     check(path, inputs)
     check(path, inputs, lengths=torch.tensor([3, 11, 0, 5, 1]))
     check(path, inputs, mask=some_mask(5, 7, 11))
+
+
+@pytest.mark.parametrize("size", [0.3, 1.0, 30.0, None])
+def test_sums_of_exponentials(cpu_path: None, size: float | None) -> None:
+    """Each way to tanh is taken where it is exact, with queries and keys that cancel too; None: a few are large."""
+    inputs = problem(2, 16, 24, 40, 3, scale=0.3)
+    for name in ("query", "keys"):
+        inputs[name] *= 0.01 if size is None else size / inputs[name].abs().max()
+    if size is None:
+        inputs["query"][0, 0] *= 1000
+    else:
+        inputs["query"][0, :4] = size
+        inputs["keys"][0, :4] = -size * (1 - 1e-3)
+    found = attention_on_cpu._Sums(inputs["query"].float(), inputs["keys"].float(), None, torch.float32)
+    assert (found.shift is not None) == (size in (0.3, 1.0))
+    check(Path("cpu", False), inputs)
+    check(Path("cpu", False), inputs, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_what_is_not_finite_in_the_torch_path(cpu_path: None, value: float) -> None:
+    inputs = problem(2, 3, 4, 5, 2)
+    inputs["keys"][0, 1, 2] = value
+    check(Path("cpu", False), inputs)
+
+
+def test_small_problems_are_composed(cpu_path: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of torch's ops, with the same result where there is no position, and where no query looks at NaN."""
+    monkeypatch.setattr(OPS, "SMALL", SMALL)
+    path = Path("cpu", False)
+    inputs = problem(3, 5, 20, 7, 4)
+    with torch.profiler.profile() as profile:
+        check(path, inputs)
+    assert not [e.name for e in profile.events() if e.name.startswith("seqops::")]
+    check(path, inputs, lengths=torch.tensor([20, 13, 0]))
+    check(path, inputs, mask=some_mask(3, 5, 20))
+    inputs["keys"][1, 13:] = torch.nan
+    inputs["values"][1, 13:] = torch.nan
+    check(path, inputs, lengths=torch.tensor([20, 13, 0]), mask=some_mask(3, 20))
+    large = problem(1, 4, 257, 256, 2)
+    with torch.profiler.profile() as profile:
+        check(path, large)
+    assert [e.name for e in profile.events() if e.name.startswith("seqops::")]
 
 
 def test_autocast(cpu_path: None) -> None:

@@ -11,9 +11,12 @@ from torch import Tensor
 from ..cpu.additive_attention import allowed_positions
 from ._autograd import once_differentiable
 from ._checks import autocast, check_device, check_dtypes, check_lengths, check_shape
-from ._register import register
+from ._register import calls_directly, register
 
 __all__ = ["additive_attention"]
+
+# Up to so many pairs of positions times features torch's own ops are as fast on a CPU.
+SMALL = 2**18
 
 
 def additive_attention(
@@ -47,7 +50,7 @@ def additive_attention(
 
     Raises:
         ValueError: a shape, a device or a length does not fit. TypeError: a dtype does not fit.
-        RuntimeError: on a second derivative.
+        RuntimeError: on a second derivative, unless the problem is small and on a CPU.
 
     Source: Bahdanau et al. 2015, arXiv:1409.0473.
     """
@@ -62,8 +65,11 @@ def additive_attention(
     check_shape(op, "v", v, (D,))
     lengths = check_lengths(op, lengths, B, T, query.device)
     mask = _check_mask(op, mask, query, T)
-    weights = torch.ops.seqops.additive_attention_weights(query, keys, v, mask, lengths)
     allowed = allowed_positions(mask, lengths, T)
+    if calls_directly(query, keys, v) and query.itemsize >= 4 and query.numel() * T <= SMALL:
+        weights = _composed_weights(query, keys, v, allowed)
+    else:
+        weights = torch.ops.seqops.additive_attention_weights(query, keys, v, mask, lengths)
     if allowed is None:
         context = torch.bmm(weights, values)
     else:
@@ -72,6 +78,17 @@ def additive_attention(
         context = torch.bmm(weights, values.masked_fill(~allowed.any(1)[:, :, None], 0))
         context = context.masked_fill(~allowed.any(2, keepdim=True), 0)
     return context, weights if need_weights else None
+
+
+def _composed_weights(query: Tensor, keys: Tensor, v: Tensor, allowed: Tensor | None) -> Tensor:
+    """The weights by torch's own ops: [B,Q,T,D] is built, and autograd keeps it."""
+    hidden = query[:, :, None] + keys[:, None]
+    if allowed is None:
+        return (hidden.tanh() @ v).softmax(-1)
+    forbidden = ~allowed
+    score = hidden.masked_fill(forbidden[..., None], 0).tanh() @ v
+    # A row with no allowed position comes out of softmax as NaN, and is 0 after the second fill.
+    return score.masked_fill(forbidden, -torch.inf).softmax(-1).masked_fill(forbidden, 0)
 
 
 def _check_mask(op: str, mask: Tensor | None, query: Tensor, T: int) -> Tensor | None:
