@@ -376,3 +376,64 @@ def test_softmax_over_several_tiles(path: Path, monkeypatch: pytest.MonkeyPatch)
     inputs["v"] = inputs["v"].abs() * 4
     mask = torch.arange(15).expand(2, 15) >= torch.tensor([[0], [6]])
     check(path, inputs, mask=mask)
+
+
+@pytest.mark.parametrize("kernel", [1, 5])
+def test_location(cpu_path: None, kernel: int) -> None:
+    """Against scores written out, over two steps, with all gradients; the first step has looked nowhere."""
+    torch.manual_seed(0)
+    B, T, lengths = 3, 7, torch.tensor([7, 4, 2])
+    module = nn.AdditiveAttention(6, query_dim=5, key_dim=4, location_channels=3, location_kernel=kernel).double()
+    assert {n for n, _ in module.named_parameters()} >= {"location_conv.weight", "location_proj.weight"}
+    queries, keys = randn(B, 2, 5, seed=1), randn(B, T, 4, seed=2).requires_grad_()
+    projected = module.project_keys(keys)
+
+    def ours(query: Tensor, previous: Tensor | None) -> tuple[Tensor, Tensor]:
+        context, weights = module(
+            query, keys, projected_keys=projected, lengths=lengths, need_weights=True, previous_weights=previous
+        )
+        return context, weights
+
+    def written_out(query: Tensor, previous: Tensor | None) -> tuple[Tensor, Tensor]:
+        half = kernel // 2
+        before = torch.zeros(B, T).double() if previous is None else previous[:, 0]
+        before = torch.nn.functional.pad(before, (half, half))
+        windows = torch.stack([before[:, t : t + kernel] for t in range(T)], 1)
+        assert module.location_conv is not None
+        assert module.location_proj is not None
+        features = windows @ module.location_conv.weight[:, 0].T @ module.location_proj.weight.T
+        hidden = torch.tanh(query @ module.query_proj.weight.T + module.query_proj.bias + projected + features)
+        outside = torch.arange(T) >= lengths[:, None]
+        weights = (hidden @ module.v).masked_fill(outside, -torch.inf).softmax(-1)[:, None]
+        return weights @ keys, weights
+
+    results = []
+    for call in (ours, written_out):
+        _, first = call(queries[:, :1], None)
+        context, second = call(queries[:, 1:], first)
+        loss = context.square().sum() + (second * torch.arange(T)).sum()
+        results.append((first, second, context, *torch.autograd.grad(loss, [keys, *module.parameters()])))
+        projected = module.project_keys(keys)
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b)
+    weight = module.location_conv.weight.clone()  # type: ignore[union-attr]
+    module.reset_parameters()
+    assert not torch.equal(module.location_conv.weight, weight)  # type: ignore[union-attr]
+
+
+def test_location_errors(cpu_path: None) -> None:
+    with pytest.raises(ValueError, match="location_channels and location_kernel must be given both or neither"):
+        nn.AdditiveAttention(4, location_channels=3)
+    with pytest.raises(ValueError, match="location_kernel must be odd, got 4"):
+        nn.AdditiveAttention(4, location_channels=3, location_kernel=4)
+    with pytest.raises(TypeError, match="location_channels must be an int, got float"):
+        nn.AdditiveAttention(4, location_channels=3.0, location_kernel=3)  # type: ignore[arg-type]
+    query, keys, weights = torch.zeros(2, 1, 4), torch.zeros(2, 5, 4), torch.zeros(2, 1, 5)
+    with pytest.raises(ValueError, match="previous_weights needs location_channels"):
+        nn.AdditiveAttention(4)(query, keys, previous_weights=weights)
+    module = nn.AdditiveAttention(4, location_channels=3, location_kernel=3)
+    assert "location_channels=3, location_kernel=3" in repr(module)
+    with pytest.raises(ValueError, match=r"previous_weights must have shape \[2, 1, 5\], got \[2, 1, 4\]"):
+        module(query, keys, previous_weights=weights[..., :4])
+    with pytest.raises(ValueError, match=r"query must have shape \[B, 1, query_dim\] .*, got \[2, 3, 4\]"):
+        module(query.expand(2, 3, 4), keys, previous_weights=weights)
