@@ -1,14 +1,19 @@
-"""GloVe's loss: the public function, made of the differentiable row ops."""
+"""GloVe's loss: the public function, the autograd Function of its scores and their registration."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..cpu._dtypes import compute_dtype
 from ..cpu.rows import check_range
+from ._autograd import once_differentiable
 from ._checks import check_device, check_dtypes, check_shape
-from ._rows import check_ids, check_sparse, gather, row_scores
+from ._register import register
+from ._rows import check_ids, check_sparse, row_gradient
 
 __all__ = ["glove_loss"]
 
@@ -73,17 +78,74 @@ def glove_loss(
         raise TypeError(f"{op}: x must be {dtype}, got {x.dtype}")
     check_range(op, "i", i, weight.shape[0], low=-1)
     check_range(op, "j", j, context_weight.shape[0], low=-1)
-    if x.device.type == "cpu" and not torch.compiler.is_compiling() and not bool((x > 0).all()):
+    present = (i >= 0) & (j >= 0)
+    if x.device.type != "cpu" or torch.compiler.is_compiling():
+        present = present & (i < weight.shape[0]) & (j < context_weight.shape[0]) & (x > 0)
+    elif not bool((x > 0).all()):
         raise ValueError(f"{op}: x must be above 0, got {x[~(x > 0)][0].item()}")
-    inside = (i < weight.shape[0]) & (j < context_weight.shape[0])
-    present = (i >= 0) & (j >= 0) & (x > 0) & inside
     i, j = torch.where(present, i, -1), torch.where(present, j, -1)
     # A pair that is left out scores 0, and is compared with log(1).
     count = torch.where(present, x.detach(), 1).to(dtype)
-    score = row_scores(gather(weight, i, sparse=sparse), context_weight, j[:, None], sparse=sparse)[:, 0]
-    score = score + gather(bias[:, None], i)[:, 0] + gather(context_bias[:, None], j)[:, 0]
+    score, *_ = torch.ops.seqops.glove_scores(weight, context_weight, bias, context_bias, i, j, sparse)
     share = (count / x_max).pow(alpha).clamp(max=1)
     loss = share * (score - count.log()).square()
     if reduction == "none":
         return loss
     return loss.sum() if reduction == "sum" else loss.sum() / present.sum()
+
+
+class GloveScores(torch.autograd.Function):
+    """Saves the rows that the forward has gathered: each is a factor of the other's gradient."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        weight: Tensor,
+        context_weight: Tensor,
+        bias: Tensor,
+        context_bias: Tensor,
+        i: Tensor,
+        j: Tensor,
+        sparse: bool,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        ctx.sparse = sparse
+        given = weight, context_weight, bias, context_bias, i, j
+        scores, words, contexts = torch.ops.seqops.glove_scores(*given, sparse)
+        ctx.mark_non_differentiable(words, contexts)
+        ctx.set_materialize_grads(False)  # zeros for the rows, which have none
+        ctx.save_for_backward(*given, words, contexts)
+        return scores, words, contexts
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, saved: Sequence[Tensor], dscores: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        weight, context_weight, bias, context_bias, i, j, words, contexts = saved
+        d, one = dscores[:, None], dscores.new_ones(1, 1).expand(len(dscores), 1)
+        need_weight, need_context, need_bias, need_context_bias, *_ = ctx.needs_input_grad
+        return (
+            row_gradient(contexts, None, d, i[:, None], weight, ctx.sparse) if need_weight else None,
+            row_gradient(words, None, d, j[:, None], context_weight, ctx.sparse) if need_context else None,
+            row_gradient(d, None, one, i[:, None], bias[:, None], False)[:, 0] if need_bias else None,
+            row_gradient(d, None, one, j[:, None], context_bias[:, None], False)[:, 0] if need_context_bias else None,
+            *[None] * 3,
+        )
+
+
+def _scores_fake(
+    weight: Tensor, context_weight: Tensor, bias: Tensor, context_bias: Tensor, i: Tensor, j: Tensor, sparse: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    dtype = compute_dtype(weight.dtype)
+    words = weight.new_empty(i.shape[0], weight.shape[1], dtype=dtype)
+    return words.new_empty(i.shape), words, torch.empty_like(words)
+
+
+# i and j int [N], both negative where a pair is left out: it scores 0 and has no gradient. Gives the scores [N] and the
+# rows of both tables [N,D], in fp32 at least. Torch gathers as fast as a kernel would, on every device.
+register(
+    "glove_scores(Tensor weight, Tensor context_weight, Tensor bias, Tensor context_bias, Tensor i, Tensor j, "
+    "bool sparse) -> (Tensor, Tensor, Tensor)",
+    "glove_loss",
+    _scores_fake,
+    lambda *_: False,
+    GloveScores,
+)
