@@ -12,7 +12,6 @@ from conftest import Path
 from helpers import assert_as_accurate, randn
 from torch import Tensor
 
-import seqops.cpu.rows
 from seqops import functional, nn, reference
 
 SIZES = [{"N": 1, "V": 1, "D": 1}, {"N": 40, "V": 7, "D": 5}, {"N": 70, "V": 33, "D": 37}]
@@ -63,18 +62,11 @@ def test_one_table_for_both(path: Path) -> None:
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize(("V", "D", "N"), [(7, 100, 900), (500, 24, 900), (5, 1, 900)])
 def test_gradients_are_summed_in_the_order_of_the_batch(
-    cpu_path: None,
-    V: int,
-    D: int,
-    N: int,
-    threads: int,
-    request: pytest.FixtureRequest,
-    monkeypatch: pytest.MonkeyPatch,
+    cpu_path: None, V: int, D: int, N: int, threads: int, request: pytest.FixtureRequest
 ) -> None:
     """To the bit, whatever the threads do."""
     request.addfinalizer(functools.partial(torch.set_num_threads, torch.get_num_threads()))
     torch.set_num_threads(threads)
-    monkeypatch.setattr(seqops.cpu.rows, "AT_ONCE", 400)
     rows, source = ids(N, below=V, seed=1, low=-1), randn(N, D, seed=2).float()
     expected = torch.zeros(V, D)
     for row, values in zip(rows.tolist(), source, strict=True):

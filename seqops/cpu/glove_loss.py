@@ -8,9 +8,6 @@ from ._dtypes import compute_dtype
 
 __all__ = ["glove_scores"]
 
-# Pairs whose products are made at once, in a cache.
-PAIRS = 2048
-
 
 def glove_scores(
     weight: Tensor, context_weight: Tensor, bias: Tensor, context_bias: Tensor, i: Tensor, j: Tensor, sparse: bool
@@ -27,7 +24,5 @@ def glove_scores(
         return words.new_zeros(len(i)), words, words.clone()
     words, contexts = weight.index_select(0, i).to(dtype), context_weight.index_select(0, j).to(dtype)
     scores = bias.index_select(0, i).to(dtype) + context_bias.index_select(0, j).to(dtype)
-    for start in range(0, len(i), PAIRS):
-        part = slice(start, start + PAIRS)
-        scores[part] += (words[part] * contexts[part]).sum(1)
+    scores += (words * contexts).sum(1)
     return scores.masked_fill_(left_out, 0) if some else scores, words, contexts

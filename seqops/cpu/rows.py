@@ -26,9 +26,6 @@ __all__ = [
     "sorted_rows",
 ]
 
-# Rows whose products are made and summed at once, in a cache.
-AT_ONCE = 2048
-
 
 def check_range(op: str, name: str, ids: Tensor, size: int, low: int = 0) -> None:
     """Raises where ids on a CPU are out of range; to look at a GPU's would make the host wait."""
@@ -176,13 +173,10 @@ def row_scatter(
         if kept is not None:
             ids, coefficients = ids[kept], coefficients[kept]
             items = kept if items is None else items[kept]
-        factors = None if _are_one(coefficients) else coefficients.to(wide)
-        sums = source.new_zeros(num_rows, D, dtype=wide)
-        for start in range(0, len(ids), AT_ONCE):
-            part = slice(start, start + AT_ONCE)
-            values = (source[part] if items is None else source.index_select(0, items[part])).to(wide)
-            sums.index_add_(0, ids[part], values if factors is None else values * factors[part])
-        return sums.to(dtype)
+        values = (source if items is None else source.index_select(0, items)).to(wide)
+        if not _are_one(coefficients):
+            values = values * coefficients.to(wide)
+        return source.new_zeros(num_rows, D, dtype=wide).index_add_(0, ids, values).to(dtype)
     ids, order = sorted_rows(rows.reshape(-1))
     if not ids.numel() or not D:
         return source.new_zeros(num_rows, D, dtype=dtype)
