@@ -3,6 +3,7 @@ learn."""
 
 from __future__ import annotations
 
+import argparse
 import gzip
 import importlib
 import itertools
@@ -326,6 +327,73 @@ def test_part_of_speech(cache: Path, capsys: pytest.CaptureFixture[str], cpu_pat
     (line,) = capsys.readouterr().out.splitlines()
     assert line.endswith("To make of ba and do")
     assert float(re.search(r"verb +([\d.]+)%", line)[1]) > 50
+
+
+# -------------------------------------------------------------------------------------------------------- word vectors
+
+
+def test_what_is_held_out_of_the_text() -> None:
+    example_, common = example("word_vectors"), example("_common")
+    words = ["".join(letters) for letters in itertools.product("abcd", repeat=4)]
+    held = next(word for word in words if common.held_out(word))
+    kept = next(word for word in words if not common.held_out(word))
+    entries = [
+        common.Entry(word, word, "n.", definition)
+        for word, definition in ((held, "A thing; one."), (held, "Another."), (kept, f"Of a {held}."))
+    ]
+    text, questions = example_.split(entries)
+    assert text == [[kept, "of", "a", held]]
+    assert questions == [(held, ["a", "thing", "one"])]
+    assert example_.split([common.Entry(held, held, "n.", f"A {held}.")]) == ([], [])
+
+
+def test_counting_and_ranks() -> None:
+    """The table of a tiny text, whole; a definition's own words are no answers."""
+    example_ = example("word_vectors")
+    text = [["a", "b", "c"], ["a", "b", "d"], ["e", "c", "d"]] * 5
+    corpus = example_.EncodedCorpus.encode(text, example_.Vocabulary.from_corpus(text, min_count=1))
+    vectors = example_.counted(corpus, argparse.Namespace(window=1, dim=5))
+    i, j, x = map(torch.from_numpy, example_.cooccurrence(corpus, 1))
+    counts = torch.zeros(5, 5, dtype=torch.float64).index_put_((i.long(), j.long()), x.double())
+    of, smooth = counts.sum(1, keepdim=True), counts.sum(1) ** 0.75
+    table = (counts / of / (smooth / smooth.sum())).log().clamp(min=0)
+    # U sqrt(S) (U sqrt(S))^T = (M M^T)^(1/2), whatever the signs.
+    values, directions = torch.linalg.eigh(table @ table.t())
+    root = directions @ values.clamp(min=0).sqrt().diag() @ directions.t()
+    torch.testing.assert_close((vectors.vectors @ vectors.vectors.t()).double(), root, atol=1e-4, rtol=1e-4)
+    plane = example_.WordVectors(["x", "y", "z"], torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]]))
+    assert example_.answers(plane, ["x", "unknown"], 2) == ["y", "z"]
+    assert example_.rank(plane, [example_.Question("y", ["x"]), example_.Question("z", ["x"])]).tolist() == [1, 2]
+
+
+def test_word_vectors(cache: Path, capsys: pytest.CaptureFixture[str], cpu_path: None) -> None:
+    pytest.importorskip("matplotlib")
+    example_ = example("word_vectors")
+    with gzip.open(cache / "gcide.dict.dz", "rt") as file:
+        text = file.read()
+    common = example("_common")
+    held = [entry.word for entry in common.read_entries(text) if common.held_out(entry.word) and " " not in entry.word]
+    assert len(held) > 9
+    assert not common.held_out("Use")
+    uses = "".join(f"\nUse \\Use\\, n.\n   It has {word} {word}.\n   [1913 Webster]\n" for word in held)
+    (cache / "gcide.dict.dz").write_bytes(gzip.compress((text + uses).encode()))
+    tiny = [f"--out={cache}", f"--cache={cache}", "--dim=8", "--epochs=1", "--glove-epochs=1", "--min-count=1"]
+    example_.main([*tiny, "--map=9"])
+    printed = capsys.readouterr().out
+    for name in ("skip-gram", "GloVe", "PPMI, SVD", "random"):
+        assert re.search(rf"\n{name} +[\d.]+% +[\d.]+% +\d+ +[\d.]+\n", printed)
+    assert f"{len(held)} of these have a definition" in printed
+    assert (cache / "map.png").read_bytes().startswith(b"\x89PNG")
+    example_.main([*tiny, "--define", "to make of ba", "?", "--near", "ba", "nowhere"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [len(line.split(", ")) for line in lines] == [10, 1, 10, 1]
+    assert lines[1] == "?: no word of it is known"
+    assert lines[3] == "nowhere: not known"
+    with pytest.raises(SystemExit, match="lower --min-count"):
+        example_.main([*tiny, "--min-count=50"])
+    (cache / "vectors.txt").unlink()
+    with pytest.raises(SystemExit, match="train them first"):
+        example_.main([*tiny, "--near", "ba"])
 
 
 # --------------------------------------------------------------------------------------------------------------- names
