@@ -106,6 +106,13 @@ CALLS = {
         functional.gru, lambda: cases.gru(8, 1024, 64, 1024), BF16, WEIGHTS, frozenset({"x", "output 0"})
     ),
     "gru_cell": Call(functional.gru_cell, lambda: cases.gru_cell(64, 128, 1024), BF16, WEIGHTS),
+    "layer_norm_lstm": Call(
+        lambda h0, c0, **rest: functional.layer_norm_lstm(state=(h0, c0), **rest)[0],
+        lambda: cases.normed(cases.lstm, cell=True)(T=32, B=64, I=128, H=512),
+        BF16,
+        WEIGHTS | {"gamma_ih", "gamma_hh", "gamma_c", "beta_c"},
+        frozenset({"x", "output 0"}),
+    ),
     "additive_attention": Call(
         functools.partial(functional.additive_attention, need_weights=True),
         lambda: attention_problem(8, 64, 512, 512, 512),
@@ -204,6 +211,24 @@ def test_large_steps_at_a_real_size(
 @sizes(B=64, I=128, H=1024)
 def test_gru_cell_at_a_real_size(device: str, B: int, I: int, H: int) -> None:
     check(functional.gru_cell, reference.gru_cell, cases.gru_cell(B, I, H), device, dtype=BF16)
+
+
+@pytest.mark.usefixtures("poisoned_empty")
+@pytest.mark.parametrize(
+    ("label", "H"),
+    [
+        ("layer_norm_gru", 512),
+        ("layer_norm_gru joint", 4096),
+        ("layer_norm_lstm", 2048),
+        ("layer_norm_lstm joint", 512),
+    ],
+)
+@sizes(T=16, B=32, I=128)
+def test_layer_norm_at_real_sizes(device: str, label: str, H: int, T: int, B: int, I: int) -> None:
+    """With resets; to the most units that a program holds."""
+    case = cases.CASES[label]
+    inputs, options = case.problem(T=T, B=B, I=I, H=H), case.usual(T=T, B=B, I=I, H=H)
+    check(case.op, case.reference, inputs, device, grad={"x", "h0", "gamma_hh", "b_hh"}, **options)
 
 
 @pytest.mark.usefixtures("poisoned_empty")

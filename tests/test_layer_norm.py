@@ -50,6 +50,20 @@ def test_the_usual_eps_lengths_and_regularization(path: Path, name: str) -> None
 
 
 @every_case
+def test_moments_far_from_zero(path: Path, name: str) -> None:
+    """Of products whose mean is many times their deviation: a mean of squares less the mean's square would show.
+
+    They are sums of whole numbers, exact whatever their order.
+    """
+    case, (T, B, I, H) = CASES[name], (1, 3, 2, 19)
+    inputs = {n: t for n, t in problem(name, T, B, I, H).items() if "reset" not in n}
+    for n, scale, mean in (("x", 2, 0), ("w_ih", 4, 0), ("b_ih", 4, 0), ("h0", 2, 20), ("w_hh", 8, 30)):
+        inputs[n] = (inputs[n] * scale).round() + mean
+    options = {"grad": {"gamma_hh", "b_hh"}, "device": path.device} | case.usual(T=T, B=B, I=I, H=H)
+    assert_as_accurate(case.op, case.reference, inputs, **options | {"reset": None})
+
+
+@every_case
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_halves(path: Path, name: str, dtype: torch.dtype) -> None:
     case, sizes = CASES[name], {"T": 6, "B": 5, "I": 4, "H": 19}
@@ -70,14 +84,15 @@ def test_gradcheck(cpu_path: None, name: str) -> None:
 
 
 @every_case
-def test_padding_never_reaches_gradients(cpu_path: None, name: str) -> None:
+def test_padding_never_reaches_gradients(path: Path, name: str) -> None:
     case, (T, B, I, H) = CASES[name], (4, 3, 2, 5)
     lengths = torch.tensor([2, 4, 0])
-    inputs = {n: t.float().requires_grad_() for n, t in problem(name, T, B, I, H).items()}
+    inputs = {n: t.float().to(path.device).requires_grad_() for n, t in problem(name, T, B, I, H).items()}
     with torch.no_grad():
         inputs["x"][2:, 0] = torch.nan
         inputs["x"][:, 2] = torch.inf
-    outputs = case.op(**inputs, **case.usual(T=T, B=B), lengths=lengths)
+    options = {n: o.to(path.device) if isinstance(o, Tensor) else o for n, o in case.usual(T=T, B=B).items()}
+    outputs = case.op(**inputs, **options, lengths=lengths.to(path.device))
     assert all(o.isfinite().all() for o in outputs)
     sum((o**2).sum() for o in outputs).backward()
     assert all(t.grad is not None and t.grad.isfinite().all() for t in inputs.values())
@@ -240,7 +255,9 @@ def by_cells(module: torch.nn.Module, x: Tensor, reset: Tensor) -> Tensor:
 @every_layer
 @joint_too
 @pytest.mark.parametrize(("layers", "bidirectional", "bias"), [(1, False, True), (2, True, True), (1, True, False)])
-def test_layers_are_loops_over_cells(name: str, joint: bool, layers: int, bidirectional: bool, bias: bool) -> None:
+def test_layers_are_loops_over_cells(
+    cpu_path: None, name: str, joint: bool, layers: int, bidirectional: bool, bias: bool
+) -> None:
     module = make(name, layers, bias, joint=joint, eps=1e-3, bidirectional=bidirectional)
     x, reset = randn(4, 2, I, seed=1).float(), resets(4, 2)
     y = first(module(x, reset=reset))
@@ -251,7 +268,7 @@ def test_layers_are_loops_over_cells(name: str, joint: bool, layers: int, bidire
 
 @every_layer
 @joint_too
-def test_modules_are_kept_and_copied(name: str, joint: bool) -> None:
+def test_modules_are_kept_and_copied(cpu_path: None, name: str, joint: bool) -> None:
     module = make(name, 2, joint=joint, bidirectional=True, batch_first=True)
     x = randn(2, 4, I, seed=1).float()
     expected = first(module(x))
@@ -303,7 +320,7 @@ def test_bad_modules(name: str) -> None:
 
 
 @every_layer
-def test_regularized_and_in_heads(name: str) -> None:
+def test_regularized_and_in_heads(cpu_path: None, name: str) -> None:
     module = make(name, zoneout=0.3, recurrent_dropout=0.4, num_heads=2)
     x = randn(4, 2, I, seed=1).float()
     runs = [first(module(x, generator=torch.Generator().manual_seed(s))) for s in (1, 1, 2)]
@@ -315,7 +332,7 @@ def test_regularized_and_in_heads(name: str) -> None:
 
 @every_layer
 @joint_too
-def test_compiles_whole(name: str, joint: bool) -> None:
+def test_compiles_whole(cpu_path: None, name: str, joint: bool) -> None:
     module = make(name, joint=joint)
     x, lengths = randn(4, 2, I, seed=1).float(), torch.tensor([4, 2])
     compiled = torch.compile(module, fullgraph=True, backend="aot_eager")
@@ -326,7 +343,7 @@ def test_compiles_whole(name: str, joint: bool) -> None:
 
 
 @every_layer
-def test_autocast(name: str) -> None:
+def test_autocast(cpu_path: None, name: str) -> None:
     module = make(name)
     with torch.autocast("cpu", torch.bfloat16):
         y = first(module(randn(4, 2, I, seed=1).float()))
