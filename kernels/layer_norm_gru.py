@@ -54,13 +54,13 @@ def layer_norm_gru_fwd_kernel(
     own = rows[:, None] * H + units[None, :]
     t, before = time_of(step, T, REVERSE)
     ends = mask & (step > 0)
-    h = tl.load(state_ptr + own, mask=mask, other=0.0)
     gates = rows[:, None] * 3 * H + units[None, :]
     hat, _ = normalized(gates_of(products_ptr + before * stride + gates, ends, H, 3), mask, eps, H, 3)
     gh = scaled(hat, gamma_ptr, beta_ptr, units, H, 3)
     gx = none_of(mask, 3) if gx_ptr is None else gates_of(gx_ptr + before * B * 3 * H + gates, ends, H, 3)
     _, z, n = gru_gates(gx[0], gx[1], gx[2], gh[0], gh[1], gh[2])
     past = before * B * H + own
+    h = tl.load(state_ptr + own, mask=mask, other=0.0)
     if zoneout_ptr is not None:
         kept = tl.load(zoneout_ptr + past, mask=ends, other=0.0).to(tl.float32)
         z = kept + (1.0 - kept) * z
