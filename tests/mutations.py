@@ -223,6 +223,10 @@ FAULTS = [
     Fault("co-occurrence: windows cross the sentences", "seqops/embeddings/cooccurrence.py", "near = (sentence[begin:] == sentence[begin - d : len(rows) - d]) & ", "near = ", "tests/test_cooccurrence.py"),
     Fault("GloVe's trainer: its sums begin at 0", "seqops/embeddings/glove.py", "FIRST_SUM = 1.0", "FIRST_SUM = 1e-6", "tests/test_glove_trainer.py"),
     Fault("GloVe's trainer: a resumed one begins its epoch again", "seqops/embeddings/glove.py", "self.position = (epoch, step)", "self.position = (epoch, 0)", "tests/test_glove_trainer.py"),
+    Fault("GloVe's trainer: the constant beside a bias is trained", "seqops/embeddings/glove.py", "sums[:, one] = 0.0", "pass", "tests/test_glove_trainer.py"),
+    Fault("GloVe's trainer: biases at the vectors' rate", "seqops/embeddings/glove.py", "step[:, bias] *= BIAS_RATE / self.options.lr", "pass", "tests/test_glove_trainer.py"),
+    Fault("t-SNE: a point repels itself", "seqops/embeddings/projection.py", "diagonal(start).zero_()", "diagonal(start)", "tests/test_projection.py"),
+    Fault("t-SNE: each part's total is taken for the whole", "seqops/embeddings/projection.py", "total += near.sum()", "total = near.sum()", "tests/test_projection.py"),
     Fault("trainer: a target is its own negative", "seqops/embeddings/training.py", "beta=share, alpha=-share", "beta=share, alpha=0 * share", "tests/test_training.py -k 'step_is_that and negative-adagrad'"),
     Fault("trainer: a resumed one begins its block again", "seqops/embeddings/training.py", "self.position = (epoch, number, step)", "self.position = (epoch, number, 0)", "tests/test_training.py -k resumed"),
     # Losses over rows of tables.
