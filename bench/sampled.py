@@ -17,18 +17,32 @@ from seqops.bench.roofline import Work
 __all__ = ["even", "inputs", "problem", "sampled_bench", "scores", "work"]
 
 
-def problem(V: int, D: int, B: int, K: int, quick: bool = False, dtype: str = "float32") -> Problem:
-    return Problem((("V", V), ("D", D), ("B", B), ("K", K)), dtype, True, quick)
+def problem(
+    V: int, D: int, B: int, K: int, quick: bool = False, dtype: str = "float32", sparse: bool = False
+) -> Problem:
+    """`sparse`: sparse gradients, of ids that are as frequent as words are, and drawn by the 0.75th power of that."""
+    sizes = (("V", V), ("D", D), ("B", B), ("K", K), *([("sparse", 1)] if sparse else []))
+    return Problem(sizes, dtype, True, quick)
+
+
+def ids(p: Problem) -> Inputs:
+    V, _, B, K, *sparse = p.size.values()
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(power: float, *shape: int) -> Tensor:
+        if not sparse:
+            return torch.randint(V, shape, generator=generator)
+        frequency = torch.arange(1, V + 1).double().pow(-power)
+        return torch.multinomial(frequency, math.prod(shape), replacement=True, generator=generator).view(shape)
+
+    return {"center": draw(1.0, B), "target": draw(1.0, B), "negatives": draw(0.75, B, K)}
 
 
 def inputs(p: Problem) -> Inputs:
-    V, D, B, K = p.size.values()
-    generator = torch.Generator().manual_seed(0)
+    V, D, *_ = p.size.values()
+    generator = torch.Generator().manual_seed(1)
     tables = {n: torch.randn(V, D, generator=generator).mul_(0.1) for n in ("in_weight", "out_weight")}
-    ids = {"center": (B,), "target": (B,), "negatives": (B, K)}
-    return {n: t.to(getattr(torch, p.dtype)) for n, t in tables.items()} | {
-        n: torch.randint(V, shape, generator=generator) for n, shape in ids.items()
-    }
+    return {n: t.to(getattr(torch, p.dtype)) for n, t in tables.items()} | ids(p)
 
 
 @functools.cache
@@ -44,10 +58,15 @@ def scores(in_weight: Tensor, out_weight: Tensor, center: Tensor, target: Tensor
 
 
 def work(p: Problem) -> Work:
-    """Both tables read once and both gradients written once; the rows' products, three times."""
-    V, D, B, K = p.size.values()
-    rows = B * (1 + K)
-    return Work(4 * V * D * getattr(torch, p.dtype).itemsize + 8 * (B + rows), flops=6 * rows * D, exp=rows)
+    """Both tables, or with sparse gradients the rows in use, read once and their gradients written once; the rows'
+    products, three times.
+    """
+    V, D, B, K, *sparse = p.size.values()
+    rows, used = B * (1 + K), 2 * V
+    if sparse:
+        center, *others = ids(p).values()
+        used = center.unique().numel() + torch.cat([t.flatten() for t in others]).unique().numel()
+    return Work(2 * used * D * getattr(torch, p.dtype).itemsize + 8 * (B + rows), flops=6 * rows * D, exp=rows)
 
 
 def sampled_bench(op: str, ours: Callable[..., Any], composition: Callable[..., Any], K: int) -> Bench:
