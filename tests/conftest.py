@@ -70,20 +70,27 @@ def poisoned_empty() -> Iterator[None]:
     torch.use_deterministic_algorithms(False)
 
 
-@pytest.fixture(params=PATHS)
-def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, poisoned_empty: None) -> Path:
-    """Every path that an op takes; on the CPU it selects which one `torch.ops.seqops` runs."""
-    if request.param == "gpu":
+def taken(param: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Takes the path of PATHS; on the CPU it selects which one `torch.ops.seqops` runs."""
+    if param == "gpu":
         if not torch.cuda.is_available():
             pytest.skip("no GPU")
         return Path("cuda", True)
-    if request.param == "interpreter":
+    if param == "interpreter":
         if not INTERPRET:
             pytest.skip("Triton compiles for the GPU in this process")
         pytest.importorskip("triton")
+    monkeypatch.setattr(_register, "INTERPRET", param == "interpreter")
+    return Path("cpu", param == "interpreter")
+
+
+@pytest.fixture(params=PATHS)
+def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, poisoned_empty: None) -> Path:
+    """Every path that an op takes."""
+    own = taken(request.param, monkeypatch)
+    if request.param == "interpreter":
         exchange_hidden_states(monkeypatch)
-    monkeypatch.setattr(_register, "INTERPRET", request.param == "interpreter")
-    return Path("cpu", request.param == "interpreter")
+    return own
 
 
 def exchange_hidden_states(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,11 +8,10 @@ from typing import Any
 import pytest
 import torch
 from cases import CASES, resets
-from conftest import PATHS, Path
+from conftest import PATHS, Path, taken
 from helpers import assert_as_accurate, randn
 
 from seqops import nn
-from seqops.ops import _register
 
 CELLS = ["rnn", "rnn with relu", "gru", "lstm"]
 HEADS = ["rnn with heads", "gru with heads", "gru with heads alone", "lstm with heads"]
@@ -26,14 +25,7 @@ SIZES: list[dict[str, int]] = [
 @pytest.fixture(params=[p for p in PATHS if p.id != "cpu"])
 def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, poisoned_empty: None) -> Path:
     """The kernels with the tables as they are."""
-    if request.param == "gpu":
-        if not torch.cuda.is_available():
-            pytest.skip("no GPU")
-        return Path("cuda", True)
-    if not _register.INTERPRET:
-        pytest.skip("Triton compiles for the GPU in this process")
-    pytest.importorskip("triton")
-    return Path("cpu", True)
+    return taken(request.param, monkeypatch)
 
 
 @pytest.fixture
