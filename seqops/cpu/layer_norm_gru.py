@@ -3,12 +3,37 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ._layer_norm import LayerNorm
 from ._recurrent import HiddenWeights, mask_ended, sigmoid_slope, tanh_slope, walk_back, walk_forward, with_zoneout
 
-__all__ = ["layer_norm_gru_sequence_bwd", "layer_norm_gru_sequence_fwd"]
+__all__ = ["layer_norm_gru_cell", "layer_norm_gru_sequence_bwd", "layer_norm_gru_sequence_fwd"]
+
+
+def layer_norm_gru_cell(
+    x: Tensor,
+    h: Tensor,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None,
+    b_hh: Tensor | None,
+    gamma_ih: Tensor | None,
+    gamma_hh: Tensor | None,
+    joint: bool,
+    eps: float,
+) -> Tensor:
+    """See `seqops.ops.layer_norm_gru`. Differentiated by autograd: of one step there is nothing to save."""
+    width = w_hh.shape[:1]
+    if joint:
+        products = F.linear(h, w_hh).add_(F.linear(x, w_ih, b_ih))
+        r, z, gh_n = torch.layer_norm(products, width, gamma_hh, b_hh, eps).chunk(3, 1)
+        return torch.lerp((r.sigmoid() * gh_n).tanh_(), h, z.sigmoid())
+    gx_r, gx_z, gx_n = torch.layer_norm(F.linear(x, w_ih), width, gamma_ih, b_ih, eps).chunk(3, 1)
+    gh_r, gh_z, gh_n = torch.layer_norm(F.linear(h, w_hh), width, gamma_hh, b_hh, eps).chunk(3, 1)
+    r, z = (gx_r + gh_r).sigmoid_(), (gx_z + gh_z).sigmoid_()
+    return torch.lerp(torch.addcmul(gx_n, r, gh_n).tanh_(), h, z)
 
 
 def layer_norm_gru_sequence_fwd(

@@ -3,12 +3,43 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ._layer_norm import LayerNorm
 from ._recurrent import HiddenWeights, mask_ended, sigmoid_slope, tanh_slope, walk_back, walk_forward
 
-__all__ = ["layer_norm_lstm_sequence_bwd", "layer_norm_lstm_sequence_fwd"]
+__all__ = ["layer_norm_lstm_cell", "layer_norm_lstm_sequence_bwd", "layer_norm_lstm_sequence_fwd"]
+
+
+def layer_norm_lstm_cell(
+    x: Tensor,
+    h: Tensor,
+    c: Tensor,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None,
+    b_hh: Tensor | None,
+    gamma_ih: Tensor | None,
+    gamma_hh: Tensor | None,
+    gamma_c: Tensor | None,
+    beta_c: Tensor | None,
+    joint: bool,
+    norm_cell: bool,
+    eps: float,
+) -> tuple[Tensor, Tensor]:
+    """See `seqops.ops.layer_norm_lstm`. Differentiated by autograd: of one step there is nothing to save."""
+    width = w_hh.shape[:1]
+    if joint:
+        products = F.linear(h, w_hh).add_(F.linear(x, w_ih, b_ih))
+        gates = torch.layer_norm(products, width, gamma_hh, b_hh, eps)
+    else:
+        gates = torch.layer_norm(F.linear(x, w_ih), width, gamma_ih, b_ih, eps)
+        gates.add_(torch.layer_norm(F.linear(h, w_hh), width, gamma_hh, b_hh, eps))
+    i, f, g, o = gates.chunk(4, 1)
+    new_c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+    normed = torch.layer_norm(new_c, c.shape[1:], gamma_c, beta_c, eps) if norm_cell else new_c
+    return o.sigmoid() * normed.tanh(), new_c
 
 
 def layer_norm_lstm_sequence_fwd(

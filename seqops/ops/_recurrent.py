@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ..cpu._recurrent import BOTH, HiddenWeights, active_steps, half_of
-from ._checks import check_device, check_lengths, check_shape
+from ._checks import FLOATING, PLAIN, are_plain, check_device, check_lengths, check_shape
+from ._register import torch_has_its_own
 
 __all__ = [
     "Zoneout",
@@ -20,12 +21,32 @@ __all__ = [
     "check_heads",
     "check_sequence",
     "check_weights",
+    "fits_torch",
     "input_gradients",
     "without_padding",
 ]
 
 # An LSTM's: of h, or of h and of c.
 Zoneout = Tensor | float | tuple[Tensor | float | None, Tensor | float | None] | None
+
+
+def fits_torch(gates: int, x: Tensor, h: Tensor, w_ih: Tensor, w_hh: Tensor, *of_gates: Tensor | None) -> bool:
+    """Whether a cell's arguments can go to torch's own ops as they are: nothing to cast, nothing to find fault with."""
+    if type(x) not in PLAIN or type(h) not in PLAIN or type(w_ih) not in PLAIN or type(w_hh) not in PLAIN:
+        return False
+    if not (x.dim() == w_hh.dim() == 2 and x.is_cpu and h.is_cpu and w_ih.is_cpu and w_hh.is_cpu):
+        return False
+    dtype, (B, I), (G, H) = x.dtype, x.shape, w_hh.shape
+    return (
+        dtype in FLOATING
+        and dtype == h.dtype == w_ih.dtype == w_hh.dtype
+        and gates * H == G
+        and h.shape == (B, H)
+        and w_ih.shape == (G, I)
+        and are_plain(dtype, (G,), *of_gates)
+        and torch_has_its_own(x)
+        and not torch.is_autocast_enabled("cpu")
+    )
 
 
 def check_weights(

@@ -18,6 +18,7 @@ from ._recurrent import (
     check_heads,
     check_sequence,
     check_weights,
+    fits_torch,
     input_gradients,
     without_padding,
 )
@@ -68,6 +69,9 @@ def gru_cell(
 
     Source: torch.nn.GRUCell; Cho et al. 2014, arXiv:1406.1078, whose z is 1 - z here.
     """
+    plain = reset_after and heads == 1 and recurrent_mask is None and zoneout is None
+    if plain and fits_torch(3, x, h, w_ih, w_hh, b_ih, b_hh):
+        return torch.gru_cell(x, h, w_ih, w_hh, b_ih, b_hh)
     check_shape("gru_cell", "x", x, ("B", "I"))
     rest = (reset_after, heads, recurrent_mask, zoneout, None, None, None, False)
     y, _ = _gru("gru_cell", x[None], h, w_ih, w_hh, b_ih, b_hh, *rest)

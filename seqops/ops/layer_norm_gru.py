@@ -9,10 +9,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..cpu import layer_norm_gru as cpu
 from ._autograd import once_differentiable
 from ._checks import autocast, check_dtypes, check_shape
 from ._layer_norm import check_norms, input_side, kernel_takes, weight_gradient
-from ._recurrent import as_mask, as_zoneout, before, check_heads, check_sequence, check_weights, without_padding
+from ._recurrent import (
+    as_mask,
+    as_zoneout,
+    before,
+    check_heads,
+    check_sequence,
+    check_weights,
+    fits_torch,
+    without_padding,
+)
 from ._register import register
 
 __all__ = ["layer_norm_gru", "layer_norm_gru_cell"]
@@ -57,13 +67,16 @@ def layer_norm_gru_cell(
         h' [B, H].
 
     Raises:
-        ValueError: a shape, a device or eps does not fit. TypeError: a dtype does not fit. RuntimeError: on a second
-        derivative.
+        ValueError: a shape, a device or eps does not fit. TypeError: a dtype does not fit.
+        RuntimeError: on a second derivative, but where torch's own ops are called, as they may be on the CPU.
 
     Source: apart: Ba et al. 2016, arXiv:1607.06450, in haste's form. joint: Hafner et al. 2020, arXiv:2010.02193, whose
         update gate is 1 - z here: with its gamma and beta of the other sign, and "update bias" -1, gamma_z and b_z are
         -gamma_u and 1 - beta_u.
     """
+    plain = heads == 1 and recurrent_mask is None and zoneout is None and eps > 0 and (not joint or gamma_ih is None)
+    if plain and fits_torch(3, x, h, w_ih, w_hh, b_ih, b_hh, gamma_ih, gamma_hh):
+        return cpu.layer_norm_gru_cell(x, h, w_ih, w_hh, b_ih, b_hh, gamma_ih, gamma_hh, joint, eps)
     check_shape("layer_norm_gru_cell", "x", x, ("B", "I"))
     rest = (joint, eps, heads, recurrent_mask, zoneout, None, None, None, False)
     y, _ = _layer_norm_gru("layer_norm_gru_cell", x[None], h, w_ih, w_hh, b_ih, b_hh, gamma_ih, gamma_hh, *rest)

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..cpu import layer_norm_lstm as cpu
 from ._autograd import once_differentiable
-from ._checks import autocast, check_dtypes, check_shape
+from ._checks import are_plain, autocast, check_dtypes, check_shape
 from ._layer_norm import check_norms, input_side, kernel_takes, weight_gradient
 from ._recurrent import (
     Zoneout,
@@ -21,6 +22,7 @@ from ._recurrent import (
     check_heads,
     check_sequence,
     check_weights,
+    fits_torch,
     without_padding,
 )
 from ._register import register
@@ -69,11 +71,23 @@ def layer_norm_lstm_cell(
         (h', c'), [B, H] each.
 
     Raises:
-        ValueError: a shape, a device or eps does not fit. TypeError: a dtype does not fit. RuntimeError: on a second
-        derivative.
+        ValueError: a shape, a device or eps does not fit. TypeError: a dtype does not fit.
+        RuntimeError: on a second derivative, but where torch's own ops are called, as they may be on the CPU.
 
     Source: Ba et al. 2016, arXiv:1607.06450, in haste's form.
     """
+    h, c = as_pair("layer_norm_lstm_cell", "state", state)
+    plain = heads == 1 and recurrent_mask is None and zoneout is None and c is not None and eps > 0
+    if (
+        plain
+        and (not joint or gamma_ih is None)
+        and (norm_cell or gamma_c is beta_c is None)
+        and fits_torch(4, x, h, w_ih, w_hh, b_ih, b_hh, gamma_ih, gamma_hh)
+        and are_plain(x.dtype, h.shape, c)
+        and are_plain(x.dtype, h.shape[1:], gamma_c, beta_c)
+    ):
+        gains = (gamma_ih, gamma_hh, gamma_c, beta_c)
+        return cpu.layer_norm_lstm_cell(x, h, c, w_ih, w_hh, b_ih, b_hh, *gains, joint, norm_cell, eps)
     check_shape("layer_norm_lstm_cell", "x", x, ("B", "I"))
     names = ("x", "h", "c")
     rest = (

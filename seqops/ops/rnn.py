@@ -17,12 +17,15 @@ from ._recurrent import (
     check_heads,
     check_sequence,
     check_weights,
+    fits_torch,
     input_gradients,
     without_padding,
 )
 from ._register import register, torch_has_its_own
 
 __all__ = ["rnn", "rnn_cell"]
+
+TORCH_CELLS = {"tanh": torch.rnn_tanh_cell, "relu": torch.rnn_relu_cell}
 
 
 def rnn_cell(
@@ -63,6 +66,9 @@ def rnn_cell(
 
     Source: torch.nn.RNNCell; Elman 1990.
     """
+    plain = heads == 1 and recurrent_mask is None and zoneout is None and nonlinearity in TORCH_CELLS
+    if plain and fits_torch(1, x, h, w_ih, w_hh, b_ih, b_hh):
+        return TORCH_CELLS[nonlinearity](x, h, w_ih, w_hh, b_ih, b_hh)
     check_shape("rnn_cell", "x", x, ("B", "I"))
     rest = (nonlinearity, heads, recurrent_mask, zoneout, None, None, None, False)
     y, _ = _rnn("rnn_cell", x[None], h, w_ih, w_hh, b_ih, b_hh, *rest)
@@ -141,13 +147,13 @@ def _rnn(
     recurrent_mask, kept = as_mask(op, recurrent_mask, x, H), as_zoneout(op, zoneout, x, H)
     if reset_state is not None:
         check_shape(op, "reset_state", reset_state, h0.shape)
-    if nonlinearity not in ("tanh", "relu"):
+    if nonlinearity not in TORCH_CELLS:
         raise ValueError(f"{op}: nonlinearity must be 'tanh' or 'relu', got {nonlinearity!r}")
     lengths, reset = check_sequence(op, x, lengths, reset, reset_state is not None, reverse)
     relu = nonlinearity == "relu"
     plain = recurrent_mask is None and kept is None and heads == 1
     if op == "rnn_cell" and plain and torch_has_its_own(x):
-        h = (torch.rnn_relu_cell if relu else torch.rnn_tanh_cell)(x[0], h0, w_ih, w_hh, b_ih, b_hh)
+        h = TORCH_CELLS[nonlinearity](x[0], h0, w_ih, w_hh, b_ih, b_hh)
         return h[None], h
     y, h_n, _ = torch.ops.seqops.rnn_sequence_fwd(
         x, h0, w_ih, w_hh, b_ih, b_hh, lengths, reset, reset_state, recurrent_mask, kept, heads, reverse, relu, False
