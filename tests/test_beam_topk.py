@@ -291,11 +291,31 @@ def test_many_of_few_values(path: Path, k: int) -> None:
     assert_same(beam_topk(logits, scores, k), sorted_topk(logits, scores, k))
 
 
-@pytest.mark.parametrize("block", [100_000, 2**20])
+@pytest.mark.parametrize(("V", "rows"), [(20_000, 64), (20_001, 2)])
+@pytest.mark.parametrize("normalized", [False, True])
+def test_best_columns(cpu_path: None, normalized: bool, V: int, rows: int) -> None:
+    # A row is cut into parts where its length can be divided.
+    assert cpu_beam_topk._table_rows(V, 2, 8) == rows
+    x = problem(3, 2, V)
+    logits, scores = x["logits"].float(), x["scores"].float()
+    for changed in ("nothing", "ties", "a row of -inf", "NaN"):
+        if changed == "ties":
+            logits = (logits * 4).round() / 4
+        elif changed == "a row of -inf":
+            logits[1, 1] = -INF
+        elif changed == "NaN":
+            logits[2, 0, 7] = NAN
+        for given in (logits, logits.transpose(0, 1).contiguous().transpose(0, 1)):
+            got = beam_topk(given, scores, 8, normalized=normalized)
+            assert_same(got, BeamTopK(*reference.beam_topk(logits, scores, 8, normalized=normalized)))
+
+
+@pytest.mark.parametrize("block", [50_000, 100_000, 2**20])
 def test_chunked_torch_path(cpu_path: None, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
-    # Large enough that only the best chunks are read again, of which the last is a part; in three blocks, and in one.
+    # Only the best chunks are ranked, of which a row's last is a part; in a block a row, an item, and one for all.
     monkeypatch.setattr(cpu_beam_topk, "BLOCK_ELEMENTS", block)
     monkeypatch.setattr(cpu_beam_topk, "DIRECT", 0)
+    monkeypatch.setattr(cpu_beam_topk, "COLUMNS", 0)
     logits = steps(3, 2, 40_003)
     logits[1, :, 5:] = -INF
     logits[2, 1] = NAN

@@ -1,57 +1,21 @@
-"""Beam top-k in plain torch: the rows' normalizers in blocks that fit the cache, then only the best chunks again."""
+"""Beam top-k in plain torch: log-softmax in blocks that fit the cache, of which only the best chunks are ranked."""
 
 from __future__ import annotations
 
-import itertools
+import math
 
 import torch
 from torch import Tensor
 
 __all__ = ["beam_topk_bwd", "beam_topk_fwd", "best_of_chunks"]
 
-CHUNK = 64
-# 4 MB of fp32: a block's log-softmax is written and read again within the cache.
-BLOCK_ELEMENTS = 2**20
-# Up to so many logits all values are built at once.
-DIRECT = 2**19
+# 8 MB of fp32: a block's log-softmax is written and read again within the cache.
+BLOCK_ELEMENTS = 2**21
+# Up to so many logits all values are made at once: any, and those of which the best columns are ranked first.
+DIRECT, COLUMNS = 2**15, 2**20
+# Below so many logits columns are not worth it.
+FEWEST = 2**14
 FEW = 64
-
-
-def _normalizer(row_max: Tensor, log_p_max: Tensor) -> Tensor:
-    """[...,2] as in `seqops.ops.beam_topk`: at its maximum a row's log-softmax is minus the log of the sum."""
-    dead = row_max == float("-inf")
-    return torch.stack((row_max.masked_fill(dead, 0.0), (-log_p_max).masked_fill(dead, float("inf"))), -1)
-
-
-def _normalizer_and_chunk_max(
-    logits: Tensor, mask: Tensor | None, inverse_temperature: float, normalized: bool
-) -> tuple[Tensor, Tensor]:
-    """logits [R,V]: the normalizer [R,2], and the chunks' maxima [R,n], in which a row's last chunk may be shorter."""
-    R, V = logits.shape
-    dtype = torch.promote_types(logits.dtype, torch.float32)
-    full, n = V // CHUNK, -(-V // CHUNK)
-    chunk_max = logits.new_empty(R, n, dtype=dtype)
-    row_max, log_p_max = (logits.new_empty(R, dtype=dtype) for _ in range(2))
-    rows = max(1, BLOCK_ELEMENTS // V) if logits.device.type == "cpu" else max(R, 1)
-    log_p = logits.new_empty(0 if normalized else min(rows, R), V, dtype=dtype)
-    for r in range(0, R, rows):
-        x = logits[r : r + rows].to(dtype)
-        if inverse_temperature != 1:
-            x = x * inverse_temperature
-        if not normalized:
-            block = torch.log_softmax(x, -1, out=log_p[: x.shape[0]])
-            torch.amax(block, -1, out=log_p_max[r : r + rows])
-        if mask is not None:
-            if not normalized:
-                torch.amax(x, -1, out=row_max[r : r + rows])
-            x = torch.where(mask[r : r + rows], x, float("-inf"))
-        if full:
-            torch.amax(x[:, : full * CHUNK].unflatten(1, (full, CHUNK)), -1, out=chunk_max[r : r + rows, :full])
-        if full < n:
-            torch.amax(x[:, full * CHUNK :], -1, out=chunk_max[r : r + rows, full])
-    if normalized:
-        return chunk_max.new_zeros(R, 2), chunk_max
-    return _normalizer(chunk_max.amax(-1) if mask is None else row_max, log_p_max), chunk_max
 
 
 def _first(values: Tensor, k: int, valid: Tensor | None = None) -> Tensor:
@@ -85,21 +49,51 @@ def _distinct_topk(values: Tensor, k: int) -> tuple[Tensor, Tensor] | None:
     if k == values.shape[1]:
         return None
     top, positions = values.topk(k + 1)
-    # False for NaN. A few numbers are compared faster in Python.
+    # False for NaN, which comes first. A few numbers are compared faster in Python.
     if top.numel() <= FEW:
-        distinct = all(a > b for row in top.tolist() for a, b in itertools.pairwise(row))
+        for row in top.tolist():
+            if len(set(row)) <= k or row[0] != row[0]:
+                return None
     else:
-        distinct = bool((top[:, :k] > top[:, 1:]).all())
-    if not distinct:
+        # As slices, but faster.
+        size, stride = (len(top), k), (k + 1, 1)
+        if not bool((top.as_strided(size, stride) > top.as_strided(size, stride, 1)).all()):
+            return None
+    return top.narrow_copy(1, 0, k), positions.narrow_copy(1, 0, k)
+
+
+def _distinct_by_column(table: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor] | None:
+    """`_distinct_topk` of a table [B,rows,n], of which the best columns are ranked first; rows and columns of the best.
+
+    The k + 1 columns of the best maxima hold k + 1 values that no other column's surpass: if the best k + 1 of these
+    differ, the best k are so of all.
+    """
+    columns = table.amax(1).topk(k + 1).indices
+    found = _distinct_topk(table.gather(2, columns.unsqueeze(1).expand(-1, table.shape[1], -1)).flatten(1), k)
+    if found is None:
         return None
-    return top[:, :k].contiguous(), positions[:, :k]
+    best, first = found
+    row = torch.div(first, k + 1, rounding_mode="floor")
+    return best, row, columns.gather(1, torch.sub(first, row, alpha=k + 1))
+
+
+def _table_rows(V: int, beam: int, k: int) -> int:
+    """The rows of a table of beam*V values that leaves about as many columns as candidates; 1: none is worth it.
+
+    torch.topk takes a partial sort, the fast way, of 64 numbers or more for each that is asked for.
+    """
+    cut = min(V // (64 * (k + 1)), int((V / (beam * k)) ** 0.5))
+    return beam * math.gcd(V, 2 ** (cut.bit_length() - 1)) if cut else 1
 
 
 def _stable_topk(values: Tensor, k: int, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The first k of a stable descending sort of values [B,N], and their positions."""
     found = _distinct_topk(values, k) if values.device.type == "cpu" else None
-    if found is not None:
-        return found
+    return _tied_topk(values, k, valid) if found is None else found
+
+
+def _tied_topk(values: Tensor, k: int, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """`_stable_topk` of values that may be equal; on a GPU of all: to look would make the host wait."""
     if valid is None and k == values.shape[1]:
         return values.sort(dim=1, descending=True, stable=True)
     first = _first(values, k, valid)
@@ -110,6 +104,29 @@ def _stable_topk(values: Tensor, k: int, valid: Tensor | None = None) -> tuple[T
 def _value(x: Tensor, normalizer: Tensor, scores: Tensor) -> Tensor:
     """One expression for chunk maxima and elements: rounded alike, a chunk's maximum has its best element's value."""
     return (x - normalizer[..., 0]).sub_(normalizer[..., 1]).add_(scores)
+
+
+def _normalizer(x: Tensor, log_p: Tensor) -> Tensor:
+    """[...,2] as in `seqops.ops.beam_topk`: at its maximum a row's log-softmax is minus the log of the sum."""
+    row_max, log_p_max = x.amax(-1).to(log_p.dtype), log_p.amax(-1)
+    dead = row_max == float("-inf")
+    return torch.stack((row_max.masked_fill_(dead, 0.0), log_p_max.neg_().masked_fill_(dead, float("inf"))), -1)
+
+
+def _kill(log_p: Tensor, x: Tensor) -> Tensor:
+    """log_softmax makes NaN of a row that is all -inf; in place."""
+    return log_p.masked_fill_(x.amax(-1, keepdim=True) == float("-inf"), float("-inf"))
+
+
+def _chunk_size(V: int, beam: int, k: int) -> int:
+    """So many logits that an item has about as many chunks as the best chunks have candidates; 0: too few for chunks.
+
+    A power of two, and not below 32: its maxima are fast.
+    """
+    per_candidate = beam * V // k
+    if V < 32 or per_candidate < 128:
+        return 0
+    return min(2 ** round(math.log2(per_candidate) / 2), 2 ** (V.bit_length() - 1), 256)
 
 
 def beam_topk_fwd(
@@ -123,20 +140,24 @@ def beam_topk_fwd(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """See `seqops.ops.beam_topk`. The normalizer is anything where it is not needed."""
     B, beam, V = logits.shape
-    if logits.numel() <= DIRECT or beam * V <= 4 * k * CHUNK:
-        return _direct(logits, scores, k, mask, inverse_temperature, normalized, need_normalizer)
-    rows_mask = None if mask is None else mask.reshape(B * beam, V)
-    normalizer, chunk_max = _normalizer_and_chunk_max(
-        logits.reshape(B * beam, V), rows_mask, inverse_temperature, normalized
-    )
-    normalizer = normalizer.view(B, beam, 2)
-    best, parents, tokens = best_of_chunks(
-        logits, scores, k, mask, inverse_temperature, normalizer, chunk_max.view(B, beam, -1), CHUNK
-    )
-    return best, parents, tokens, normalizer
+    arguments = (logits, scores, k, mask, inverse_temperature, normalized, need_normalizer)
+    size = B * beam * V
+    rows = _table_rows(V, beam, k) if size >= FEWEST and logits.device.type == "cpu" else 1
+    chunk = _chunk_size(V, beam, k) if size > DIRECT else 0
+    if not chunk or (rows > 2 and size <= COLUMNS):
+        found = _at_once(*arguments, rows, bool(chunk))
+        if found is not None:
+            return found
+    return _in_blocks(*arguments, chunk)
 
 
-def _direct(
+def _parents_and_tokens(flat: Tensor, V: int) -> tuple[Tensor, Tensor]:
+    """Of places among an item's beam*V."""
+    parents = torch.div(flat, V, rounding_mode="floor")
+    return parents, torch.sub(flat, parents, alpha=V)
+
+
+def _at_once(
     logits: Tensor,
     scores: Tensor,
     k: int,
@@ -144,32 +165,135 @@ def _direct(
     inverse_temperature: float,
     normalized: bool,
     need_normalizer: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """All values at once."""
-    V = logits.shape[2]
+    rows: int,
+    distinct: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
+    """All values at once.
+
+    From a table of so many rows an item, if that is above 1; None if only `distinct` values are to be ranked.
+    """
     normalizer = scores
     if normalized:
-        values = logits + scores[:, :, None]
+        values = (logits + scores.unsqueeze(-1)).contiguous()
         if need_normalizer:
             normalizer = scores.new_zeros(*scores.shape, 2)
     else:
         x = logits if inverse_temperature == 1 else logits.to(scores.dtype) * inverse_temperature
         log_p = torch.log_softmax(x, -1, dtype=scores.dtype)
         if need_normalizer:
-            normalizer = _normalizer(x.amax(-1).to(scores.dtype), log_p.amax(-1))
-        values = log_p.add_(scores[:, :, None])
+            normalizer = _normalizer(x, log_p)
+        values = log_p.add_(scores.unsqueeze(-1))
     if mask is not None:
-        values = values.masked_fill_(~mask, float("-inf"))
-    on_cpu, values = logits.device.type == "cpu", values.flatten(1)
-    found = _distinct_topk(values, k) if on_cpu else None
+        values.masked_fill_(~mask, float("-inf"))
+    _, beam, V = logits.shape
+    found = None
+    if rows > 1:
+        by_column = _distinct_by_column(values if rows == beam else values.view(-1, rows, beam * V // rows), k)
+        if by_column is not None:
+            best, row, column = by_column
+            if rows == beam:
+                return best, row, column, normalizer
+            found = best, column.add_(row, alpha=beam * V // rows)
+    elif logits.device.type == "cpu":
+        found = _distinct_topk(values.view(-1, beam * V), k)
     if found is None:
+        if distinct:
+            return None
         if not normalized:
-            # log_softmax makes NaN of a row that is all -inf, and NaN is never distinct.
-            dead = logits.amax(-1, keepdim=True) == float("-inf")
-            values = values.view(logits.shape).masked_fill(dead, float("-inf")).flatten(1)
-        found = _stable_topk(values, k)
+            # NaN is never distinct.
+            _kill(values, logits)
+        found = _tied_topk(values.flatten(1), k)
     best, flat = found
-    return best, flat // V, flat % V, normalizer
+    return best, *_parents_and_tokens(flat, V), normalizer
+
+
+def _in_blocks(
+    logits: Tensor,
+    scores: Tensor,
+    k: int,
+    mask: Tensor | None,
+    inverse_temperature: float,
+    normalized: bool,
+    need_normalizer: bool,
+    chunk: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """In blocks of whole items, or of the rows of one whose best are ranked once more."""
+    B, beam, V = logits.shape
+    on_cpu, dtype = logits.device.type == "cpu", scores.dtype
+    rows = max(1, BLOCK_ELEMENTS // V) if on_cpu else B * beam
+    items, beams = max(1, rows // beam), min(rows, beam)
+    normalizer = scores.new_zeros(B, beam, 2) if need_normalizer else scores
+    buffer = scores.new_empty(0 if normalized else min(items, B) * beams * V)
+    found = []
+    for b in range(0, B, items):
+        parts = []
+        for i in range(0, beam, beams):
+            block = (slice(b, b + items), slice(i, i + beams))
+            x, block_scores = logits[block], scores[block]
+            if normalized:
+                log_p = x.to(dtype).contiguous()
+            else:
+                y = x if inverse_temperature == 1 else x.to(dtype) * inverse_temperature
+                log_p = torch.log_softmax(y, -1, dtype=dtype, out=buffer[: x.numel()].view(x.shape))
+                if need_normalizer:
+                    normalizer[block] = _normalizer(y, log_p)
+                # A row with NaN is NaN throughout. To look would make the host wait for a GPU.
+                if not on_cpu or bool(log_p[:, :, 0].isnan().any()):
+                    _kill(log_p, x)
+            if mask is not None:
+                log_p = torch.where(mask[block], log_p, float("-inf"))
+            best, flat = _best_of_block(log_p, block_scores, k, chunk)
+            parts.append((best, flat + i * V if i else flat))
+        best, flat = parts[0]
+        if len(parts) > 1:
+            best, order = _stable_topk(torch.cat([best for best, _ in parts], 1), k)
+            flat = torch.cat([flat for _, flat in parts], 1).gather(1, order)
+        found.append((best, flat))
+    best, flat = found[0] if len(found) == 1 else (torch.cat(t) for t in zip(*found, strict=True))
+    return best, *_parents_and_tokens(flat, V), normalizer
+
+
+def _best_of_block(log_p: Tensor, scores: Tensor, k: int, chunk: int) -> tuple[Tensor, Tensor]:
+    """The best k of log_p [B,beam,V], contiguous, plus scores, or all if there are fewer, and their places in beam*V.
+
+    As in `best_of_chunks`; rounding keeps the order, so that a chunk's maximum plus its score is its best value.
+    """
+    B, beam, V = log_p.shape
+    whole, n = V // chunk, -(-V // chunk)
+    chunk_max = log_p.new_empty(B, beam, n)
+    torch.amax(log_p[:, :, : whole * chunk].unflatten(2, (whole, chunk)), -1, out=chunk_max[:, :, :whole])
+    if whole < n:
+        torch.amax(log_p[:, :, whole * chunk :], -1, out=chunk_max[:, :, whole])
+    keys = chunk_max.add_(scores.unsqueeze(-1)).flatten(1)
+    found = None
+    if log_p.device.type == "cpu" and k < keys.shape[1]:
+        # One chunk more, as in `_distinct_by_column`.
+        values, starts, _ = _read_chunks(log_p, scores, keys.topk(k + 1).indices, chunk)
+        found = _distinct_topk(values, k)
+    if found is None:
+        values, starts, valid = _read_chunks(log_p, scores, _first(keys, min(k, keys.shape[1])), chunk)
+        found = _tied_topk(values, min(k, beam * V), valid)
+    best, first = found
+    places = torch.div(first, chunk, rounding_mode="floor")
+    return best, starts.gather(1, places) + torch.sub(first, places, alpha=chunk)
+
+
+def _read_chunks(log_p: Tensor, scores: Tensor, chunks: Tensor, chunk: int) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Of chunks [B,m]: the values [B,m*chunk], where in beam*V each begins, which values are a chunk's (None: all)."""
+    B, beam, V = log_p.shape
+    n = -(-V // chunk)
+    parents = torch.div(chunks, n, rounding_mode="floor")
+    starts = begin = torch.sub(chunks, parents, alpha=n).mul_(chunk)
+    if V % chunk:
+        # A row's last chunk is read from where it is whole, less what belongs to the one before it.
+        begin = starts.clamp(max=V - chunk)
+    places = torch.add(begin, parents, alpha=V)
+    items = torch.arange(0, B * beam * V, beam * V, device=log_p.device).unsqueeze(-1)
+    values = log_p.view(-1).unfold(0, chunk, 1)[places + items].add_(scores.gather(1, parents).unsqueeze(-1))
+    if begin is starts:
+        return values.flatten(1), places, None
+    valid = torch.arange(chunk, device=log_p.device) >= (starts - begin).unsqueeze(-1)
+    return torch.where(valid, values, float("-inf")).flatten(1), places, valid.flatten(1)
 
 
 def best_of_chunks(

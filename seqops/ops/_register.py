@@ -45,13 +45,15 @@ def calls_directly(*tensors: torch.Tensor) -> bool:
     """Whether a public function may call `seqops.cpu` itself where no gradient is needed: plain tensors on the CPU, and
     nobody who traces or transforms. The dispatcher's way there costs more than a small problem's work.
     """
+    for tensor in tensors:
+        if type(tensor) is not torch.Tensor and type(tensor) is not torch.nn.Parameter:
+            return False
     return (
         not torch.compiler.is_compiling()
         and torch_has_its_own(tensors[0])
         and torch._C._len_torch_dispatch_stack() == 0
         and forward_ad._current_level < 0
         and not torch.is_autocast_enabled("cpu")
-        and all(type(t) in (torch.Tensor, torch.nn.Parameter) for t in tensors)
     )
 
 

@@ -68,14 +68,17 @@ def beam_topk(
     Source: torch.log_softmax, then torch.sort(stable=True, descending=True).
     """
     check_shape("beam_topk", "logits", logits, ("B", "beam", "V"))
-    check_dtypes("beam_topk", logits=logits)
     B, beam, V = logits.shape
     check_shape("beam_topk", "scores", scores, (B, beam))
-    wanted = torch.float64 if logits.dtype == torch.float64 else torch.float32
-    if scores.dtype != wanted:
-        raise TypeError(f"beam_topk: scores must be {wanted} with logits in {logits.dtype}, got {scores.dtype}")
+    # What is usual is seen at once: a small problem's work takes no longer than all checks.
+    dtype = logits.dtype
+    if dtype != torch.float32 or scores.dtype != dtype:
+        check_dtypes("beam_topk", logits=logits)
+        wanted = torch.float64 if dtype == torch.float64 else torch.float32
+        if scores.dtype != wanted:
+            raise TypeError(f"beam_topk: scores must be {wanted} with logits in {dtype}, got {scores.dtype}")
     check_device("beam_topk", "scores", scores, "logits", logits)
-    if isinstance(k, bool) or not isinstance(k, (int, torch.SymInt)):
+    if type(k) is not int and (isinstance(k, bool) or not isinstance(k, (int, torch.SymInt))):
         raise TypeError(f"beam_topk: k must be an int, got {type(k).__name__}")
     if not 1 <= k <= beam * V:
         raise ValueError(f"beam_topk: k must lie in 1..{beam * V}, the beam*V of logits {list(logits.shape)}, got {k}")
@@ -85,13 +88,12 @@ def beam_topk(
         raise ValueError(f"beam_topk: normalized logits have no temperature, got {temperature}")
     if mask is not None:
         mask = _check_mask(mask, logits)
-    arguments = (logits, scores, k, mask, 1.0 / temperature, normalized)
-    needs_grad = torch.is_grad_enabled() and (logits.requires_grad or scores.requires_grad)
+    needs_grad = (logits.requires_grad or scores.requires_grad) and torch.is_grad_enabled()
     if not needs_grad and calls_directly(logits, scores):
-        best, parents, tokens, _ = on_cpu.beam_topk_fwd(*arguments, need_normalizer=False)
+        found = on_cpu.beam_topk_fwd(logits, scores, k, mask, 1.0 / temperature, normalized, False)
     else:
-        best, parents, tokens, _ = torch.ops.seqops.beam_topk_fwd(*arguments)
-    return BeamTopK(best, parents, tokens)
+        found = torch.ops.seqops.beam_topk_fwd(logits, scores, k, mask, 1.0 / temperature, normalized)
+    return BeamTopK(*found[:3])
 
 
 def _check_mask(mask: Tensor, logits: Tensor) -> Tensor:
