@@ -182,8 +182,10 @@ def searched(options: dict[str, Any], seed: int = 0) -> tuple[BeamSearchOutput, 
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-def test_against_lists(options: dict[str, Any]) -> None:
-    for seed in (0, 10, 20):
+def test_against_lists(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    for seed, as_on_gpu in ((0, False), (10, False), (20, True)):
+        if as_on_gpu:
+            monkeypatch.setattr(BeamSearch, "on_host", False)
         got, options, (log_p, attention) = searched(options, seed)
         n_best, pad = options["n_best"], options.get("pad", options["eos"])
         pad = pad[0] if isinstance(pad, list) else pad
@@ -324,8 +326,9 @@ class Looks(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("label", OPTIONS)
-def test_a_step_does_not_wait(label: str) -> None:
-    """No value is asked for, but by finished and output."""
+def test_a_step_does_not_wait(label: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU: no value is asked for, but by finished and output."""
+    monkeypatch.setattr(BeamSearch, "on_host", False)
     options = {"beam_size": 4, "eos": EOS, "max_length": T, "n_best": 1, "batch_size": B, "bos": BOS} | OPTIONS[label]
     search = BeamSearch(**options)
     logits, attention = torch.randn(B, 4, V), torch.rand(B, 4, S)

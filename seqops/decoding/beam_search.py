@@ -205,4 +205,6 @@ def _reorder(state: Any, rows: Tensor, B: int, beam: int) -> Any:
             raise ValueError(f"beam_search: step's state must have shape [{B}, {beam}, ...], got {list(leaf.shape)}")
         return leaf.flatten(0, 1).index_select(0, rows).view(leaf.shape)
 
+    if isinstance(state, Tensor):
+        return move(state)
     return pytree.tree_map_only(Tensor, move, state)

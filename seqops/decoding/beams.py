@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -96,8 +97,8 @@ class BeamSearch:
         self.B, self.beam, self.groups, self.n_best = B, beam, groups, n_best
         # Groups of beams are searched as items of their own: N of them, w beams each.
         self.N, self.w = B * groups, beam // groups
-        self.max_lengths, self.max_length = self._lengths("max_length", max_length, 1)
-        self.min_lengths, self.min_length = self._lengths("min_length", min_length, 0)
+        self.max_lengths, self.least_max_length, self.max_length = self._lengths("max_length", max_length, 1)
+        self.min_lengths, _, self.min_length = self._lengths("min_length", min_length, 0)
         self.length_penalty = as_length_penalty(OP, length_penalty)
         self.coverage_penalty, self.diversity = coverage_penalty, diversity
         self.early_stopping = early_stopping
@@ -129,8 +130,13 @@ class BeamSearch:
         self.group_offset = (torch.arange(self.N, device=self.device) % groups * self.w)[:, None]
         self.row_offset = (torch.arange(self.N, device=self.device) * self.w)[:, None]
 
-    def _lengths(self, name: str, value: int | Tensor, least: int) -> tuple[Tensor, int]:
-        """As [N,1], and the greatest of them."""
+    @cached_property
+    def on_host(self) -> bool:
+        """Where the host need not wait for a tensor's value, it asks what there is to do."""
+        return self.device.type == "cpu"
+
+    def _lengths(self, name: str, value: int | Tensor, least: int) -> tuple[Tensor, int, int]:
+        """As [N,1], and the least and the greatest of them."""
         if isinstance(value, Tensor):
             if value.dtype not in (torch.int32, torch.int64):
                 raise TypeError(f"{OP}: {name} must be int32 or int64, got {value.dtype}")
@@ -142,7 +148,7 @@ class BeamSearch:
             raise ValueError(f"{OP}: {name} must be at least {least}, got {low}")
         if name == "min_length" and bool((value > self.max_lengths[:: self.groups, 0].to(value.device)).any()):
             raise ValueError(f"{OP}: min_length must be at most max_length, got {high}")
-        return value.to(self.device, torch.int64).repeat_interleave(self.groups)[:, None], high
+        return value.to(self.device, torch.int64).repeat_interleave(self.groups)[:, None], low, high
 
     def _forced(self, prefix: Tensor | None, lengths: Tensor | None, tokens: Mapping[int, int]) -> dict[int, Tensor]:
         """For each step that forces a token, that of each item [N,1], or -1."""
@@ -177,6 +183,13 @@ class BeamSearch:
         self.count = torch.zeros(self.N, 1, dtype=torch.int64, device=self.device)
         self.done = torch.zeros(self.N, 1, dtype=torch.bool, device=self.device)
         self.step = torch.zeros(1, dtype=torch.int64, device=self.device)
+        # By step: what a log-probability is divided by at this length, and what the best to come is.
+        scales = self.length_penalty(torch.arange(1, L + 2, device=self.device).to(dtype))
+        self.scales = scales[:L, None, None]
+        self.bounds = self.scales
+        if self.early_stopping == "never":
+            # A log-probability only falls, and is divided by most at the next length or at the greatest.
+            self.bounds = torch.maximum(scales[1:, None, None], scales[self.max_lengths - 1])
         parents, tokens = (torch.zeros(L, self.B, self.beam, dtype=torch.int64, device=self.device) for _ in range(2))
         kept = None
         if attention is not None:
@@ -211,38 +224,59 @@ class BeamSearch:
             raise ValueError(f"{OP}: all {self.max_length} steps have been made")
         log_probs, parents, tokens, ended, going = self._choose(*self._processed(logits, normalized))
         by_coverage = self._cover(attention)
-        length = self.step + 1
-        scale = self.length_penalty(length.to(log_probs.dtype))
+        if ended is None or going is None:
+            log_probs, parents, tokens = (t[:, : self.w] for t in (log_probs, parents, tokens))
+        else:
+            self._finish(log_probs, parents, tokens, ended, by_coverage)
+            log_probs = log_probs.masked_fill(ended, NEVER)
+            log_probs, parents, tokens = (t.gather(1, going) for t in (log_probs, parents, tokens))
+        self.live.copy_(log_probs)
+        if self.beyond is not None:
+            self.live.masked_fill_(self.beyond, NEVER)
+        self._settle()
+        rows = (self.row_offset + parents).flatten()
+        self._remember(self._of_item(parents).view(self.tokens.shape), tokens, attention, rows)
+        self.steps += 1
+        return rows
 
+    def _finish(
+        self, log_probs: Tensor, parents: Tensor, tokens: Tensor, ended: Tensor, by_coverage: Tensor | None
+    ) -> None:
+        """Takes those of the candidates [N,k] that have ended into the pool."""
         # Only the best w count as finished; what lies behind them is there for as many to go on.
         finished = log_probs.masked_fill(~ended | self.done, NEVER)[:, : self.w]
         if self.beyond is not None:
             finished = finished.masked_fill(self.beyond, NEVER)
-        scores = finished / scale
+        scores = finished / self._now(self.scales)
+        parents = parents[:, : self.w]
         if by_coverage is not None:
-            scores = scores + by_coverage.gather(1, parents[:, : self.w])
-        own = (parents + self.group_offset)[:, : self.w]
-        self.pool.merge(Pool(scores, finished, length.expand_as(own), own, tokens[:, : self.w]), self.beyond)
+            scores = scores + by_coverage.gather(1, parents)
+        length, own = (self.step + 1).expand_as(parents), self._of_item(parents)
+        self.pool.merge(Pool(scores, finished, length, own, tokens[:, : self.w]), self.beyond)
         self.count += (finished != NEVER).sum(1, keepdim=True)
 
-        self.live.copy_(log_probs.masked_fill(ended, NEVER).gather(1, going))
-        if self.beyond is not None:
-            self.live.masked_fill_(self.beyond, NEVER)
-        parents, tokens = parents.gather(1, going), tokens.gather(1, going)
-        self._settle(scale, length)
-        rows = (self.row_offset + parents).flatten()
-        self._remember((parents + self.group_offset).view_as(self.tokens), tokens, attention, rows)
-        self.steps += 1
-        return rows
+    def _now(self, table: Tensor) -> Tensor:
+        """What a table by step says of this one. The step is a buffer: set back, it counts as it did."""
+        return table[int(self.step)] if self.on_host else table.index_select(0, self.step)[0]
 
-    def _choose(self, values: Tensor, normalized: bool) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """The candidates [N,k], as they are preferred: log_probs, parents, tokens, whether they end; which w go on."""
+    def _of_item(self, parents: Tensor) -> Tensor:
+        """A group's beams as they are counted in the item."""
+        return parents if self.groups == 1 else parents + self.group_offset
+
+    def _choose(self, values: Tensor, normalized: bool) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
+        """The candidates [N,k], as they are preferred: log_probs, parents, tokens, whether they end; which w go on.
+
+        None and None: none ends, and the first w go on.
+        """
         V, allowed = values.shape[2], self._mask(values.shape[2])
         ends = len(self.eos) if not self.stopping_criteria else max(1, len(self.eos))
         k = min((1 + ends) * self.w, self.w * V)
         if self.groups == 1:
             best = beam_topk(values, self.live, k, mask=allowed, normalized=normalized)
-            return (*best, *self._split(best.tokens, best.parents))
+            ended = self._ended(best.tokens, best.parents)
+            if self.on_host and not bool(ended.any()):
+                return *best, None, None
+            return *best, ended, self._going(ended)
         # Each group sees what those before it have chosen in this step, and is led away from it.
         if not normalized:
             values, _ = log_softmax(values), True
@@ -255,24 +289,30 @@ class BeamSearch:
             penalty = self.diversity * chosen
             best = beam_topk(grouped[:, g] - penalty[:, None], live[:, g], k, mask=mask, normalized=True)
             log_probs = best.scores + penalty.gather(1, best.tokens)
-            ended, going = self._split(best.tokens, best.parents, g)
+            ended = self._ended(best.tokens, best.parents, g)
+            going = self._going(ended)
             chosen.scatter_add_(1, best.tokens.gather(1, going), (~ended.gather(1, going)).to(chosen.dtype))
             parts.append((log_probs, best.parents, best.tokens, ended, going))
         log_probs, parents, tokens, ended, going = (torch.stack(p, 1).flatten(0, 1) for p in zip(*parts, strict=True))
         return log_probs, parents, tokens, ended, going
 
-    def _split(self, tokens: Tensor, parents: Tensor, group: int | None = None) -> tuple[Tensor, Tensor]:
-        """Which candidates end, and the places of the best w that do not, in order."""
-        last = self.max_lengths if group is None else self.max_lengths.view(self.B, -1)[:, group : group + 1]
-        ended = (tokens[:, :, None] == self.eos).any(-1) | (self.step + 1 >= last)
+    def _going(self, ended: Tensor) -> Tensor:
+        """The places of the best w candidates that do not end, in order: False sorts before True."""
+        return ended.sort(dim=1, stable=True).indices[:, : self.w]
+
+    def _ended(self, tokens: Tensor, parents: Tensor, group: int | None = None) -> Tensor:
+        """Which candidates end."""
+        ended = tokens == self.eos if len(self.eos) == 1 else (tokens[:, :, None] == self.eos).any(-1)
+        if not self.on_host or int(self.step) + 1 >= self.least_max_length:
+            last = self.max_lengths if group is None else self.max_lengths.view(self.B, -1)[:, group : group + 1]
+            ended = ended | (self.step + 1 >= last)
         if self.stopping_criteria and self.sequences is not None:
             n = self.prompt.shape[1] + self.steps
             rows = self.row_offset if group is None else self.row_offset.view(self.B, -1)[:, group : group + 1]
             sequences = torch.cat((self.sequences[rows + parents, :n], tokens[:, :, None]), 2).flatten(0, 1)
             for stops in self.stopping_criteria:
                 ended = ended | stops(sequences, None).view_as(ended)
-        # False sorts before True.
-        return ended, ended.sort(dim=1, stable=True).indices[:, : self.w]
+        return ended
 
     def _mask(self, V: int) -> Tensor | None:
         """bool [V] or [N,V]: the tokens that may come in this step; None: all."""
@@ -302,22 +342,25 @@ class BeamSearch:
         self.coverage += attention
         return coverage_penalty(self.coverage, self.source_lengths, self.coverage_penalty).view(self.N, self.w)
 
-    def _settle(self, scale: Tensor, length: Tensor) -> None:
+    def _settle(self) -> None:
         """Notes which items are done: nothing that goes on can, or shall, still enter their pools."""
-        if self.early_stopping == "never":
-            # A log-probability only falls, and is divided by most at the next length or at the greatest.
-            ends = torch.stack(((length + 1).expand_as(self.max_lengths), self.max_lengths)).to(self.live.dtype)
-            scale = self.length_penalty(ends).amax(0)
+        # The best comes first, but for what groups have chosen at a penalty.
+        best = self.live[:, :1] if self.groups == 1 else self.live.amax(1, keepdim=True)
+        scores = self.pool.scores
+        worst = scores[:, -1:] if self.beyond is None else scores.gather(1, self.worst)
         # A tie does not enter: the earlier one stays.
-        self.done |= self.live.amax(1, keepdim=True) / scale <= self.pool.scores.gather(1, self.worst)
+        self.done |= best / self._now(self.bounds) <= worst
         if self.early_stopping is True:
             self.done |= self.count >= self.enough
 
     def _remember(self, parents: Tensor, tokens: Tensor, attention: Tensor | None, rows: Tensor) -> None:
-        self.tokens.copy_(tokens.view_as(self.tokens))
+        self.tokens.copy_(tokens.view(self.tokens.shape))
         now = {"parents": parents, "tokens": self.tokens, "log_probs": self.live.view_as(self.tokens)}
         for name, value in now.items():
-            getattr(self.history, name).index_copy_(0, self.step, value[None])
+            if self.on_host:
+                getattr(self.history, name)[int(self.step)] = value
+            else:
+                getattr(self.history, name).index_copy_(0, self.step, value[None])
         if attention is not None and self.history.attention is not None:
             self.history.attention.index_copy_(0, self.step, attention[None])
             self.coverage.copy_(self.coverage.flatten(0, 1).index_select(0, rows).view_as(self.coverage))

@@ -88,27 +88,28 @@ class History(NamedTuple):
 def read_back(found: Pool, history: History, pad: int) -> BeamSearchOutput:
     """Walks all hypotheses [B,n] back from their last tokens at once."""
     lengths = found.lengths.masked_fill(found.log_probs == NEVER, 0)
-    L = int(lengths.max())
-    shape = (*lengths.shape, L)
-    sequences = lengths.new_full(shape, pad)
-    parents = lengths.new_full(shape, -1)
-    token_log_probs = found.log_probs.new_zeros(shape)
+    least, L = (int(n) for n in lengths.aminmax())
+    # The beam that each token continued; beyond a hypothesis what its last token did.
+    beams = found.parents.new_empty(L, *lengths.shape)
+    after = found.parents
+    for t in range(L - 1, -1, -1):
+        before = history.parents[t].gather(1, after) if t + 1 < L else after
+        after = before if t + 1 < least else torch.where(lengths > t + 1, before, after)
+        beams[t] = after
+    steps = torch.arange(L, device=lengths.device)[:, None, None]
+    last, within = lengths == steps + 1, lengths > steps
+    # What the beam of each token held, from the next token on.
+    held = beams.roll(-1, 0)
+    tokens = torch.where(last, found.tokens, history.tokens[:L].gather(2, held))
+    total = torch.where(last, found.log_probs, history.log_probs[:L].gather(2, held))
+    own = total - torch.cat((torch.zeros_like(found.log_probs)[None], total[:-1]))
     alignments = None
     if history.attention is not None:
-        alignments = history.attention.new_zeros(*shape, history.attention.shape[3])
-    beams, total = found.parents, found.log_probs
-    for t in range(L - 1, -1, -1):
-        last, within = lengths == t + 1, lengths > t
-        parent = torch.where(last, found.parents, history.parents[t].gather(1, beams))
-        before = history.log_probs[t - 1].gather(1, parent) if t else torch.zeros_like(total)
-        sequences[:, :, t] = torch.where(
-            within, torch.where(last, found.tokens, history.tokens[t].gather(1, beams)), pad
-        )
-        parents[:, :, t] = torch.where(within, parent, -1)
-        token_log_probs[:, :, t] = torch.where(within, total - before, 0)
-        if alignments is not None and history.attention is not None:
-            rows = parent[:, :, None].expand(*parent.shape, alignments.shape[3])
-            alignments[:, :, t] = torch.where(within[:, :, None], history.attention[t].gather(1, rows), 0)
-        beams = torch.where(within, parent, beams)
-        total = torch.where(within, before, total)
+        T = history.attention.shape[3]
+        at = history.attention[:L].gather(2, beams[..., None].expand(-1, -1, -1, T))
+        alignments = torch.where(within[..., None], at, 0).permute(1, 2, 0, 3).contiguous()
+    sequences, parents, token_log_probs = (
+        torch.where(within, value, fill).permute(1, 2, 0).contiguous()
+        for value, fill in ((tokens, pad), (beams, -1), (own, 0))
+    )
     return BeamSearchOutput(sequences, lengths, found.scores, found.log_probs, token_log_probs, parents, alignments)
