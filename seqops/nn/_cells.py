@@ -42,19 +42,22 @@ class Cell(RNNCellBase):
 
     def _options(self, x: Tensor, recurrent_mask: Tensor | None, generator: torch.Generator | None) -> dict[str, Any]:
         """What the op takes besides the input, the state and the weights."""
+        options = {"heads": self.num_heads, "recurrent_mask": recurrent_mask}
+        if self.zoneout == 0.0:
+            return options
         shape = (x.shape[0], self.hidden_size)
         kept = tuple(zoneout(rate, shape, x, self.training, generator) for rate in self._zoneouts())
-        return {
-            "heads": self.num_heads,
-            "recurrent_mask": recurrent_mask,
-            "zoneout": kept[0] if self._states == 1 else kept,
-        }
+        return {**options, "zoneout": kept[0] if self._states == 1 else kept}
 
 
 def check_cell_input(
     name: str, input: Tensor, hx: tuple[Tensor, ...] | None, w_ih: Tensor, H: int, states: int = 1
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """The input as [B, I] and the state as [B, H] each, zeros where there is none; torch's errors."""
+    if hx is not None and len(hx) == states and input.dim() == hx[0].dim() == hx[-1].dim() == 2:
+        B, I = input.shape
+        if w_ih.shape[1] == I and hx[0].shape == (B, H) and hx[-1].shape == (B, H):
+            return input, hx
     if input.dim() not in (1, 2):
         raise ValueError(f"{name}: Expected input to be 1D or 2D, got {input.dim()}D instead")
     for i, h in enumerate(hx or ()):

@@ -135,6 +135,6 @@ class GRUCell(Cell):
         recurrent_mask [B, H]: see `seqops.functional.gru_cell`; one for all steps is variational dropout.
         """
         weights = (self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
-        x, (h,) = check_cell_input("GRUCell", input, None if hx is None else (hx,), self.weight_ih, self.hidden_size)
+        x, (h,) = check_cell_input("GRUCell", input, None if hx is None else (hx,), weights[0], self.hidden_size)
         h = gru_cell(x, h, *weights, reset_after=self.reset_after, **self._options(x, recurrent_mask, generator))
         return h if input.dim() == 2 else h.squeeze(0)

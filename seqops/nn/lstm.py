@@ -131,6 +131,6 @@ class LSTMCell(Cell):
         recurrent_mask [B, H]: see `seqops.functional.lstm_cell`; one for all steps is variational dropout.
         """
         weights = (self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
-        x, state = check_cell_input("LSTMCell", input, hx, self.weight_ih, self.hidden_size, states=2)
+        x, state = check_cell_input("LSTMCell", input, hx, weights[0], self.hidden_size, states=2)
         h, c = lstm_cell(x, state, *weights, **self._options(x, recurrent_mask, generator))  # type: ignore[arg-type]
         return (h, c) if input.dim() == 2 else (h.squeeze(0), c.squeeze(0))

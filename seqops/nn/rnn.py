@@ -126,6 +126,6 @@ class RNNCell(Cell):
         if self.nonlinearity not in ("tanh", "relu"):
             raise RuntimeError(f"Unknown nonlinearity: {self.nonlinearity}")
         weights = (self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
-        x, (h,) = check_cell_input("RNNCell", input, None if hx is None else (hx,), self.weight_ih, self.hidden_size)
+        x, (h,) = check_cell_input("RNNCell", input, None if hx is None else (hx,), weights[0], self.hidden_size)
         h = rnn_cell(x, h, *weights, nonlinearity=self.nonlinearity, **self._options(x, recurrent_mask, generator))
         return h if input.dim() == 2 else h.squeeze(0)
