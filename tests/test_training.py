@@ -242,15 +242,19 @@ def test_options_are_checked(wrong: dict[str, Any], message: str) -> None:
         TrainingOptions(**wrong)
 
 
-def test_where_the_sums_of_adagrad_begin() -> None:
+def test_where_the_sums_of_adagrad_begin_and_the_rate() -> None:
     corpus = encoded(planted(sentences=5))
-    for o, expected in (
-        (TrainingOptions(dim=4), 0.0),
-        (TrainingOptions(dim=4, loss="hierarchical"), 1.0),
-        (TrainingOptions(dim=4, loss="hierarchical", model="cbow"), 0.0),
-        (TrainingOptions(dim=4, loss="hierarchical", accumulator=0.5), 0.5),
+    for o, begin, rate in (
+        (TrainingOptions(dim=4), 0.0, 0.2),
+        (TrainingOptions(dim=4, loss="hierarchical"), 10.0, 0.4),
+        (TrainingOptions(dim=4, loss="hierarchical", lr=0.3), 10.0, 0.3),
+        (TrainingOptions(dim=4, loss="hierarchical", model="cbow"), 0.0, 0.2),
+        (TrainingOptions(dim=4, loss="hierarchical", accumulator=0.5), 0.5, 0.2),
     ):
-        assert [state.unique().tolist() for state in Trainer(corpus, o).states.values()] == [[expected]] * 2
+        trainer = Trainer(corpus, o)
+        assert [state.unique().tolist() for state in trainer.states.values()] == [[begin]] * 2
+        assert trainer.options.first_rate == rate
+    assert TrainingOptions(loss="hierarchical", optimizer="sgd").first_rate == 0.025
 
 
 def test_a_vocabulary_of_one_word() -> None:
