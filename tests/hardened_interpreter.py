@@ -26,7 +26,7 @@ import triton.runtime.interpreter as interpreter
 __all__ = ["Fault", "install"]
 
 # The releases whose interpreter has been read and tested with what is replaced here.
-KNOWN = {(3, 6), (3, 9)}
+KNOWN = {(3, 6), (3, 7), (3, 8), (3, 9)}
 GRID_LIMITS = (2**31 - 1, 65535, 65535)
 
 Builder = type(interpreter.interpreter_builder)
@@ -206,7 +206,9 @@ def _arithmetic() -> None:
     @replace(Builder, "binary_op")
     def _(original: Any, self: Any, lhs: Any, rhs: Any, op: Any) -> Any:
         if not (is_bf16(lhs) and is_bf16(rhs)) or op in on_bits:
-            return original(self, lhs, rhs, op)
+            result = original(self, lhs, rhs, op)
+            # A comparison comes as the type of what it compares: that would splat True into an int32 mask.
+            return Handle(result.data, tl.int1) if result.data.dtype == bool else result
         result = op(bf16_to_float(lhs.data), bf16_to_float(rhs.data))
         return Handle(result, tl.int1) if result.dtype == bool else Handle(float_to_bf16(result), tl.bfloat16)
 

@@ -63,7 +63,7 @@ def test_more_positions_than_a_row_of_the_softmax_holds(path: Path) -> None:
 
 
 def test_lengths(path: Path) -> None:
-    check(path, problem(4, 5, 35, 6, 3), lengths=torch.tensor([35, 0, 1, 17]))
+    check(path, problem(4, 5, 35, 6, 3, scale=0.5), lengths=torch.tensor([35, 0, 1, 17]))
 
 
 @pytest.mark.parametrize("lengths", [None, torch.tensor([20, 13, 0])])
@@ -186,7 +186,7 @@ def test_blocks_of_the_torch_path(cpu_path: None, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize("size", [0.3, 1.0, 30.0, None])
 def test_sums_of_exponentials(cpu_path: None, size: float | None) -> None:
     """Each way to tanh is taken where it is exact, with queries and keys that cancel too; None: a few are large."""
-    inputs = problem(2, 16, 24, 40, 3, scale=0.3)
+    inputs = problem(2, 16, 24, 40, 3, scale=0.15)
     for name in ("query", "keys"):
         inputs[name] *= 0.01 if size is None else size / inputs[name].abs().max()
     if size is None:
@@ -220,7 +220,8 @@ def test_small_problems_are_composed(cpu_path: None, monkeypatch: pytest.MonkeyP
     inputs["keys"][1, 13:] = torch.nan
     inputs["values"][1, 13:] = torch.nan
     check(path, inputs, lengths=torch.tensor([20, 13, 0]), mask=some_mask(3, 20))
-    large = problem(1, 4, 257, 256, 2)
+    # Scores as far apart as those of few features: else one position has all the weight, and chance all the error.
+    large = problem(1, 4, 257, 256, 2, scale=1 / 16)
     with torch.profiler.profile() as profile:
         check(path, large)
     assert [e.name for e in profile.events() if e.name.startswith("seqops::")]

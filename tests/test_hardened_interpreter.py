@@ -77,6 +77,12 @@ def max_kernel(x_ptr, y_ptr, N: tl.constexpr):
     tl.store(y_ptr + N + i, tl.minimum(x, 0.5))
 
 
+@triton.jit
+def condition_kernel(y_ptr, n, N: tl.constexpr):
+    i = tl.arange(0, N)
+    tl.store(y_ptr + i, 1.0, mask=(i < 2) & (n > 0))
+
+
 def raises(message: str, launch: Callable[[], Any]) -> None:
     with pytest.raises(Exception, match=message):
         launch()
@@ -184,7 +190,15 @@ def test_maximum_takes_the_number() -> None:
     assert y.tolist() == [0.5, 1.0, 0.5, 0.5]
 
 
+def test_a_condition_joins_a_mask() -> None:
+    y = torch.zeros(4)
+    condition_kernel[(1,)](y, 0, N=4)
+    assert y.tolist() == [0, 0, 0, 0]
+    condition_kernel[(1,)](y, 1, N=4)
+    assert y.tolist() == [1, 1, 0, 0]
+
+
 def test_an_unknown_release_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(triton, "__version__", "4.0.0")
-    with pytest.raises(RuntimeError, match=r"triton must be one of 3.6, 3.9, got 4.0.0"):
+    with pytest.raises(RuntimeError, match=r"triton must be one of 3.6, 3.7, 3.8, 3.9, got 4.0.0"):
         hardened_interpreter.install()
