@@ -12,7 +12,7 @@ __all__ = ["beam_topk_bwd", "beam_topk_fwd", "best_of_chunks"]
 # 8 MB of fp32: a block's log-softmax is written and read again within the cache.
 BLOCK_ELEMENTS = 2**21
 # Up to so many logits all values are made at once: any, and those of which the best columns are ranked first.
-DIRECT, COLUMNS = 2**15, 2**20
+DIRECT, COLUMNS = 2**15, 2**21
 # Below so many logits columns are not worth it.
 FEWEST = 2**14
 FEW = 64
@@ -82,8 +82,8 @@ def _table_rows(V: int, beam: int, k: int) -> int:
 
     torch.topk takes a partial sort, the fast way, of 64 numbers or more for each that is asked for.
     """
-    cut = min(V // (64 * (k + 1)), int((V / (beam * k)) ** 0.5))
-    return beam * math.gcd(V, 2 ** (cut.bit_length() - 1)) if cut else 1
+    cut = min(V // (64 * (k + 1)), math.isqrt(V // (beam * k)))
+    return beam * math.gcd(V, 1 << cut.bit_length() - 1) if cut else 1
 
 
 def _stable_topk(values: Tensor, k: int, valid: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -142,13 +142,14 @@ def beam_topk_fwd(
     B, beam, V = logits.shape
     arguments = (logits, scores, k, mask, inverse_temperature, normalized, need_normalizer)
     size = B * beam * V
-    rows = _table_rows(V, beam, k) if size >= FEWEST and logits.device.type == "cpu" else 1
-    chunk = _chunk_size(V, beam, k) if size > DIRECT else 0
-    if not chunk or (rows > 2 and size <= COLUMNS):
-        found = _at_once(*arguments, rows, bool(chunk))
+    if FEWEST <= size <= COLUMNS and logits.device.type == "cpu":
+        rows = _table_rows(V, beam, k)
+        found = _at_once(*arguments, rows) if rows > 1 else None
         if found is not None:
             return found
-    return _in_blocks(*arguments, chunk)
+    chunk = _chunk_size(V, beam, k) if size > DIRECT else 0
+    found = None if chunk else _at_once(*arguments, 1)
+    return _in_blocks(*arguments, chunk) if found is None else found
 
 
 def _parents_and_tokens(flat: Tensor, V: int) -> tuple[Tensor, Tensor]:
@@ -166,11 +167,10 @@ def _at_once(
     normalized: bool,
     need_normalizer: bool,
     rows: int,
-    distinct: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
     """All values at once.
 
-    From a table of so many rows an item, if that is above 1; None if only `distinct` values are to be ranked.
+    From a table of so many rows an item, if that is above 1; None if it shows no single order.
     """
     normalizer = scores
     if normalized:
@@ -186,19 +186,17 @@ def _at_once(
     if mask is not None:
         values.masked_fill_(~mask, float("-inf"))
     _, beam, V = logits.shape
-    found = None
     if rows > 1:
         by_column = _distinct_by_column(values if rows == beam else values.view(-1, rows, beam * V // rows), k)
-        if by_column is not None:
-            best, row, column = by_column
-            if rows == beam:
-                return best, row, column, normalizer
-            found = best, column.add_(row, alpha=beam * V // rows)
-    elif logits.device.type == "cpu":
-        found = _distinct_topk(values.view(-1, beam * V), k)
-    if found is None:
-        if distinct:
+        if by_column is None:
             return None
+        best, row, column = by_column
+        if rows == beam:
+            return best, row, column, normalizer
+        flat = column.add_(row, alpha=beam * V // rows)
+        return best, *_parents_and_tokens(flat, V), normalizer
+    found = _distinct_topk(values.view(-1, beam * V), k) if logits.device.type == "cpu" else None
+    if found is None:
         if not normalized:
             # NaN is never distinct.
             _kill(values, logits)

@@ -103,10 +103,12 @@ class BeamSearch:
         self.coverage_penalty, self.diversity = coverage_penalty, diversity
         self.early_stopping = early_stopping
         self.source_lengths = source_lengths if source_lengths is None else source_lengths.to(self.device)
-        width = torch.tensor(widths, device=self.device).repeat_interleave(groups)[:, None] // groups
-        self.worst = width - 1
+        self.beyond = self.worst = None
+        width = torch.full((self.N, 1), self.w, device=self.device)
+        if len(set(widths)) > 1:
+            width = torch.tensor(widths, device=self.device)[:, None]
+            self.beyond, self.worst = torch.arange(self.w, device=self.device) >= width, width - 1
         self.enough = (width * patience).ceil().clamp(min=1)
-        self.beyond = None if len(set(widths)) == 1 else torch.arange(self.w, device=self.device) >= width
 
         self.eos = torch.tensor(sorted(set(eos_ids)), dtype=torch.int64, device=self.device)
         self.banned = sorted(set(banned_tokens))
@@ -141,13 +143,17 @@ class BeamSearch:
             if value.dtype not in (torch.int32, torch.int64):
                 raise TypeError(f"{OP}: {name} must be int32 or int64, got {value.dtype}")
             check_shape(OP, name, value, (self.B,))
+            low, high = (int(v) for v in value.aminmax())
         else:
-            value = torch.full((self.B,), value, dtype=torch.int64)
-        low, high = (int(v) for v in value.aminmax())
+            low = high = int(value)
         if low < least:
             raise ValueError(f"{OP}: {name} must be at least {least}, got {low}")
-        if name == "min_length" and bool((value > self.max_lengths[:: self.groups, 0].to(value.device)).any()):
-            raise ValueError(f"{OP}: min_length must be at most max_length, got {high}")
+        if name == "min_length" and high > self.least_max_length:
+            most = self.max_lengths[:: self.groups, 0]
+            if bool((most < (value.to(most.device) if isinstance(value, Tensor) else value)).any()):
+                raise ValueError(f"{OP}: min_length must be at most max_length, got {high}")
+        if not isinstance(value, Tensor):
+            return torch.full((self.N, 1), low, dtype=torch.int64, device=self.device), low, high
         return value.to(self.device, torch.int64).repeat_interleave(self.groups)[:, None], low, high
 
     def _forced(self, prefix: Tensor | None, lengths: Tensor | None, tokens: Mapping[int, int]) -> dict[int, Tensor]:
@@ -347,7 +353,7 @@ class BeamSearch:
         # The best comes first, but for what groups have chosen at a penalty.
         best = self.live[:, :1] if self.groups == 1 else self.live.amax(1, keepdim=True)
         scores = self.pool.scores
-        worst = scores[:, -1:] if self.beyond is None else scores.gather(1, self.worst)
+        worst = scores[:, -1:] if self.worst is None else scores.gather(1, self.worst)
         # A tie does not enter: the earlier one stays.
         self.done |= best / self._now(self.bounds) <= worst
         if self.early_stopping is True:

@@ -90,12 +90,13 @@ def read_back(found: Pool, history: History, pad: int) -> BeamSearchOutput:
     lengths = found.lengths.masked_fill(found.log_probs == NEVER, 0)
     least, L = (int(n) for n in lengths.aminmax())
     # The beam that each token continued; beyond a hypothesis what its last token did.
-    beams = found.parents.new_empty(L, *lengths.shape)
-    after = found.parents
-    for t in range(L - 1, -1, -1):
-        before = history.parents[t].gather(1, after) if t + 1 < L else after
+    continued, after = history.parents.unbind(0), found.parents
+    walked = [after]
+    for t in range(L - 2, -1, -1):
+        before = continued[t].gather(1, after)
         after = before if t + 1 < least else torch.where(lengths > t + 1, before, after)
-        beams[t] = after
+        walked.append(after)
+    beams = torch.stack(walked[::-1])[:L]
     steps = torch.arange(L, device=lengths.device)[:, None, None]
     last, within = lengths == steps + 1, lengths > steps
     # What the beam of each token held, from the next token on.

@@ -38,7 +38,7 @@ def torch_has_its_own(tensor: torch.Tensor) -> bool:
 
     Not under torch.func's transformations, for which torch.lstm_cell has no rules.
     """
-    return tensor.is_cpu and not INTERPRET and torch._C._functorch.maybe_current_level() is None
+    return tensor.device.type == "cpu" and not INTERPRET and torch._C._functorch.maybe_current_level() is None
 
 
 def calls_directly(*tensors: torch.Tensor) -> bool:
