@@ -252,6 +252,21 @@ def fit(
     return norms
 
 
+def run_trainer(trainer: Any, label: str) -> None:
+    """Runs a trainer of word vectors, with a bar where tqdm is installed."""
+    if tqdm is None:
+        trainer.run()
+        return
+    shape = "{l_bar}{bar}| {elapsed}<{remaining}{postfix}"
+    with tqdm(desc=label, total=1, bar_format=shape, leave=False, dynamic_ncols=True) as bar:
+
+        def show(at: Any) -> None:
+            bar.n = at.done
+            bar.set_postfix(loss=f"{at.loss:.4g}")
+
+        trainer.run(show)
+
+
 def parameters(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 

@@ -2,10 +2,11 @@
 
     the act or process of burning  ->  kindling        a young dog  ->  whelp
 
-Skip-gram with negative sampling and GloVe stand beside the classic of counting: singular vectors of the table of
-positive pointwise mutual information (Levy et al. 2015, doi:10.1162/tacl_a_00134), from the same windows. The entries
-of a tenth of the words are held out: of them the vectors know only how the others' definitions use them. A definition
-is the weighted mean of its words, and all words that are not in it are ranked by how near they are.
+CBOW and skip-gram with negative sampling and GloVe stand beside the classic of counting: singular vectors of the table
+of positive pointwise mutual information (Levy et al. 2015, doi:10.1162/tacl_a_00134), from the same windows. All have
+two vectors for a word, as it is met and as it is foretold, of which the sum counts. The entries of a tenth of the words
+are held out: of them the vectors know only how the others' definitions use them. A definition is the weighted mean of
+its words, and all words that are not in it are ranked by how near they are.
 
     python examples/word_vectors.py
     python examples/word_vectors.py --define "a young dog" --near harbor        # with the vectors that were saved
@@ -18,11 +19,13 @@ import re
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from _common import Entry, dictionary, draw, held_out, options, parse, positive, run
+from _common import Entry, dictionary, draw, held_out, options, parse, positive, run, run_trainer
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from seqops.embeddings import (
     EncodedCorpus,
@@ -37,7 +40,9 @@ from seqops.embeddings import (
 )
 
 BEST = 10  # answers that count
-COMMON = 100  # a word of this rank weighs one half: its frequency falls about as 1 / rank
+COMMON = 1000  # a word of this rank weighs one half: its frequency falls about as 1 / rank
+UNDRAWN = 100  # the most frequent words say how, not what
+SAMPLE = 1e-4  # words that are a larger share of the text are thinned out: a definition has few of the others
 
 
 class Question(NamedTuple):
@@ -62,8 +67,13 @@ def split(entries: list[Entry]) -> tuple[list[list[str]], list[Question]]:
     return text, list(questions.values())
 
 
+def both(corpus: EncodedCorpus, first: Tensor, second: Tensor) -> WordVectors:
+    """[V, D]: the sums of each word's two vectors, each at length 1."""
+    return WordVectors(corpus.vocabulary.words, normalize(first, dim=1) + normalize(second, dim=1))
+
+
 def counted(corpus: EncodedCorpus, args: argparse.Namespace) -> WordVectors:
-    """The baseline: U sqrt(S) of the table of max(0, log(x_ij X / (x_i c_j))), contexts by their counts^0.75."""
+    """The baseline: U and V of the table of max(0, log(x_ij X / (x_i c_j))), contexts by their counts^0.75."""
     i, j, x = map(torch.from_numpy, cooccurrence(corpus, args.window))
     V = len(corpus.vocabulary)
     of = torch.zeros(V).index_add_(0, i, x)
@@ -71,18 +81,23 @@ def counted(corpus: EncodedCorpus, args: argparse.Namespace) -> WordVectors:
     information = (x.log() - of.log()[i] - (smooth / smooth.sum()).log()[j]).clamp(min=0)
     places = torch.stack([i, j]).long()
     table = torch.sparse_coo_tensor(places, information, (V, V), check_invariants=False, is_coalesced=True)
-    u, s, _ = torch.svd_lowrank(table, q=min(V, args.dim + 20), niter=3)
-    return WordVectors(corpus.vocabulary.words, (u * s.sqrt())[:, : args.dim])
+    u, _, v = torch.svd_lowrank(table, q=min(V, args.dim + 20), niter=3)
+    return both(corpus, u[:, : args.dim], v[:, : args.dim])
 
 
-def skip_gram(corpus: EncodedCorpus, args: argparse.Namespace) -> WordVectors:
-    o = TrainingOptions(dim=args.dim, window=args.window, epochs=args.epochs, seed=args.seed)
-    return Trainer(corpus, o, device=args.device).run()
+def word2vec(corpus: EncodedCorpus, args: argparse.Namespace, model: str) -> WordVectors:
+    o = TrainingOptions(model, dim=args.dim, window=args.window, epochs=args.epochs, sample=SAMPLE, seed=args.seed)
+    trainer = Trainer(corpus, o, device=args.device)
+    run_trainer(trainer, model)
+    return both(corpus, trainer.tables["in"], trainer.tables["out"])
 
 
 def glove(corpus: EncodedCorpus, args: argparse.Namespace) -> WordVectors:
     o = GloveOptions(dim=args.dim, window=args.window, epochs=args.glove_epochs, seed=args.seed)
-    return GloveTrainer(corpus, o, device=args.device).run()
+    trainer = GloveTrainer(corpus, o, device=args.device)
+    run_trainer(trainer, "GloVe")
+    first, second = (table[:, : args.dim] for table in trainer.tables.values())  # without the biases
+    return both(corpus, first, second)
 
 
 def by_chance(corpus: EncodedCorpus, args: argparse.Namespace) -> WordVectors:
@@ -90,7 +105,8 @@ def by_chance(corpus: EncodedCorpus, args: argparse.Namespace) -> WordVectors:
 
 
 KINDS: dict[str, Callable[[EncodedCorpus, argparse.Namespace], WordVectors]] = {
-    "skip-gram": skip_gram,
+    "CBOW": partial(word2vec, model="cbow"),
+    "skip-gram": partial(word2vec, model="sg"),
     "GloVe": glove,
     "PPMI, SVD": counted,
     "random": by_chance,
@@ -130,7 +146,7 @@ def train(args: argparse.Namespace) -> None:
     )
     if not questions:
         sys.exit("No word that was held out occurs often enough: lower --min-count.")
-    trained, shares = {}, {}
+    trained, found = {}, {}
     print(f"\n{'':12} {f'in the best {BEST}':>15} {'the best':>9} {'median rank':>12} {'seconds':>8}")
     for name, learn in KINDS.items():
         torch.manual_seed(args.seed)
@@ -138,13 +154,14 @@ def train(args: argparse.Namespace) -> None:
         trained[name] = learn(corpus, args)
         seconds = time.perf_counter() - start
         places = rank(trained[name], questions)
-        shares[name] = (places <= BEST).float().mean().item()
-        first = (places == 1).float().mean().item()
-        print(f"{name:12} {shares[name]:15.2%} {first:9.2%} {places.median().item():12,} {seconds:8.1f}", flush=True)
-    print(f"\nskip-gram: {100 * (shares['skip-gram'] - shares['PPMI, SVD']):+.2f} points against counting")
+        best, first = ((places <= count).float().mean().item() for count in (BEST, 1))
+        found[name] = best, int(places.median())
+        print(f"{name:12} {best:15.2%} {first:9.2%} {found[name][1]:12,} {seconds:8.1f}", flush=True)
+    (best, median), (other, baseline) = found["CBOW"], found["PPMI, SVD"]
+    print(f"\nCBOW against counting: {100 * (best - other):+.2f} points, median rank {median - baseline:+,}")
 
-    vectors = trained["skip-gram"]
-    print("\ndefinitions held out, and what skip-gram takes them for")
+    vectors = trained["CBOW"]
+    print("\ndefinitions held out, and what CBOW takes them for")
     for word, definition in questions[:: max(1, len(questions) // args.rows)][: args.rows]:
         print(f"  {word}: {' '.join(definition[:14])}\n      {', '.join(answers(vectors, definition, 6))}")
     print("\nnearest")
@@ -155,8 +172,7 @@ def train(args: argparse.Namespace) -> None:
     print(f"wrote {args.out / 'vectors.txt'}")
 
     def paint(figure: Any) -> None:
-        # The most frequent words say how, not what.
-        drawn = range(len(vectors))[COMMON : COMMON + args.map]
+        drawn = range(len(vectors))[UNDRAWN : UNDRAWN + args.map]
         if len(drawn) < 5:
             drawn = range(len(vectors))
         xy = tsne(vectors.unit[list(drawn)], seed=args.seed)
@@ -189,8 +205,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--define", nargs="+", default=[], metavar="TEXT", help="find words for these; no training")
     parser.add_argument("--near", nargs="+", default=[], metavar="WORD", help="the words like these; no training")
     parser.add_argument("--dim", type=positive, default=100, help="of the vectors")
-    parser.add_argument("--window", type=positive, default=10, help="contexts on a side at most")
-    parser.add_argument("--epochs", type=positive, default=15, help="of skip-gram, over the text")
+    parser.add_argument("--window", type=positive, default=20, help="contexts on a side at most")
+    parser.add_argument("--epochs", type=positive, default=15, help="of CBOW and skip-gram, over the text")
     parser.add_argument("--glove-epochs", type=positive, default=10, help="of GloVe, over the pairs")
     parser.add_argument("--min-count", type=positive, default=5, help="rarer words are left out")
     parser.add_argument("--rows", type=positive, default=6, help="definitions and words to print")

@@ -11,7 +11,7 @@ import math
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -139,6 +139,27 @@ def test_ctrl_c_ends_the_training_only(capsys: pytest.CaptureFixture[str]) -> No
     assert len(common.fit(model, range(10), loss, lr=0.1)) == 3
     assert "training stopped after 3 of 10 batches" in capsys.readouterr().out
     assert not model.training
+
+
+def test_a_trainers_bar(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tqdm")
+    common, embeddings = example("_common"), importlib.import_module("seqops.embeddings")
+
+    class Trainer:
+        runs = 0
+
+        def run(self, progress: Callable[[object], None] | None = None) -> None:
+            self.runs += 1
+            if progress is not None:
+                progress(embeddings.Progress(epoch=0, done=0.25, words_per_second=1.0, loss=0.5, lr=0.1))
+
+    trainer = Trainer()
+    common.run_trainer(trainer, "CBOW")
+    assert re.search(r"CBOW:  25%.*loss=0.5", capsys.readouterr().err)
+    monkeypatch.setattr(common, "tqdm", None)
+    common.run_trainer(trainer, "CBOW")
+    assert trainer.runs == 2
+    assert capsys.readouterr().err == ""
 
 
 def test_saved_models(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -352,15 +373,17 @@ def test_counting_and_ranks() -> None:
     example_ = example("word_vectors")
     text = [["a", "b", "c"], ["a", "b", "d"], ["e", "c", "d"]] * 5
     corpus = example_.EncodedCorpus.encode(text, example_.Vocabulary.from_corpus(text, min_count=1))
-    vectors = example_.counted(corpus, argparse.Namespace(window=1, dim=5))
+    vectors = example_.counted(corpus, argparse.Namespace(window=1, dim=4))
     i, j, x = map(torch.from_numpy, example_.cooccurrence(corpus, 1))
     counts = torch.zeros(5, 5, dtype=torch.float64).index_put_((i.long(), j.long()), x.double())
     of, smooth = counts.sum(1, keepdim=True), counts.sum(1) ** 0.75
     table = (counts / of / (smooth / smooth.sum())).log().clamp(min=0)
-    # U sqrt(S) (U sqrt(S))^T = (M M^T)^(1/2), whatever the signs.
-    values, directions = torch.linalg.eigh(table @ table.t())
-    root = directions @ values.clamp(min=0).sqrt().diag() @ directions.t()
-    torch.testing.assert_close((vectors.vectors @ vectors.vectors.t()).double(), root, atol=1e-4, rtol=1e-4)
+    u, s, vt = torch.linalg.svd(table)
+    assert s[3] > 1 > 1e-9 > s[4]  # the fifth directions are anything
+    expected = torch.nn.functional.normalize(u[:, :4], dim=1) + torch.nn.functional.normalize(vt[:4].t(), dim=1)
+    torch.testing.assert_close(
+        (vectors.vectors @ vectors.vectors.t()).double(), expected @ expected.t(), atol=1e-4, rtol=1e-4
+    )  # products, whatever the signs
     plane = example_.WordVectors(["x", "y", "z"], torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]]))
     assert example_.answers(plane, ["x", "unknown"], 2) == ["y", "z"]
     assert example_.rank(plane, [example_.Question("y", ["x"]), example_.Question("z", ["x"])]).tolist() == [1, 2]
@@ -380,8 +403,9 @@ def test_word_vectors(cache: Path, capsys: pytest.CaptureFixture[str], cpu_path:
     tiny = [f"--out={cache}", f"--cache={cache}", "--dim=8", "--epochs=1", "--glove-epochs=1", "--min-count=1"]
     example_.main([*tiny, "--map=9"])
     printed = capsys.readouterr().out
-    for name in ("skip-gram", "GloVe", "PPMI, SVD", "random"):
+    for name in ("CBOW", "skip-gram", "GloVe", "PPMI, SVD", "random"):
         assert re.search(rf"\n{name} +[\d.]+% +[\d.]+% +\d+ +[\d.]+\n", printed)
+    assert re.search(r"\nCBOW against counting: [+-][\d.]+ points, median rank [+-]\d+\n", printed)
     assert f"{len(held)} of these have a definition" in printed
     assert (cache / "map.png").read_bytes().startswith(b"\x89PNG")
     example_.main([*tiny, "--define", "to make of ba", "?", "--near", "ba", "nowhere"])
