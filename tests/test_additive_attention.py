@@ -25,8 +25,17 @@ INPUTS = ("query", "keys", "values", "v")
 
 @pytest.fixture(autouse=True)
 def never_composed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The problems here are small; what torch's own ops make of them is a test of its own, and test_every_op's."""
+    """The problems here are small; what torch's own ops make of them is a test of its own, and test_every_op's.
+
+    On any processor the same ways are tested.
+    """
     monkeypatch.setattr(OPS, "SMALL", 0)
+    tanh_costs(monkeypatch, cheap=False)
+
+
+def tanh_costs(monkeypatch: pytest.MonkeyPatch, cheap: bool) -> None:
+    for module in (OPS, attention_on_cpu):
+        monkeypatch.setattr(module, "tanh_is_cheap", lambda: cheap)
 
 
 def some_mask(*shape: int) -> Tensor:
@@ -172,9 +181,11 @@ def test_gradcheck(cpu_path: None) -> None:
         )
 
 
+@pytest.mark.parametrize("cheap", [False, True])
 @pytest.mark.parametrize("tile", [1, 40, 300, 1000])
-def test_blocks_of_the_torch_path(cpu_path: None, monkeypatch: pytest.MonkeyPatch, tile: int) -> None:
-    """Blocks that split positions, queries and items, each with a rest."""
+def test_blocks_of_the_torch_path(cpu_path: None, monkeypatch: pytest.MonkeyPatch, tile: int, cheap: bool) -> None:
+    """Blocks that split positions, queries and items, each with a rest, whatever torch.tanh costs."""
+    tanh_costs(monkeypatch, cheap)
     monkeypatch.setattr("seqops.cpu.additive_attention.TILE", tile)
     path = Path("cpu", False)
     inputs = problem(5, 7, 11, 3, 2)
@@ -225,6 +236,10 @@ def test_small_problems_are_composed(cpu_path: None, monkeypatch: pytest.MonkeyP
     with torch.profiler.profile() as profile:
         check(path, large)
     assert [e.name for e in profile.events() if e.name.startswith("seqops::")]
+    tanh_costs(monkeypatch, cheap=True)
+    with torch.profiler.profile() as profile:
+        check(path, problem(1, 1, 257, 1100, 2), grad=set())
+    assert not [e.name for e in profile.events() if e.name.startswith("seqops::")]
 
 
 def test_autocast(cpu_path: None) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..cpu.additive_attention import allowed_positions
+from ..cpu.additive_attention import allowed_positions, tanh_is_cheap
 from ._autograd import once_differentiable
 from ._checks import FLOATING, PLAIN, are_plain, autocast, check_device, check_dtypes, check_lengths, check_shape
 from ._register import calls_directly, register
@@ -67,7 +67,7 @@ def additive_attention(
     lengths = check_lengths(op, lengths, B, T, query.device)
     mask = _check_mask(op, mask, query, T)
     allowed = allowed_positions(mask, lengths, T)
-    if plain and query.itemsize >= 4 and query.numel() * T <= SMALL:
+    if plain and query.itemsize >= 4 and (query.numel() * T <= SMALL or _keeps_nothing(query, keys, v)):
         weights = _composed_weights(query, keys, v, allowed)
     else:
         weights = torch.ops.seqops.additive_attention_weights(query, keys, v, mask, lengths)
@@ -95,6 +95,12 @@ def _are_plain(query: Tensor, keys: Tensor, values: Tensor, v: Tensor) -> bool:
         and are_plain(dtype, (B, T, values.shape[2]), values)
         and are_plain(dtype, (D,), v)
     )
+
+
+def _keeps_nothing(query: Tensor, keys: Tensor, v: Tensor) -> bool:
+    """Whether torch's own ops are as fast and need no more memory than the keys have, which nothing holds on to."""
+    needs_grad = torch.is_grad_enabled() and any(t.requires_grad for t in (query, keys, v))
+    return query.shape[1] == 1 and not needs_grad and tanh_is_cheap()
 
 
 def _composed_weights(query: Tensor, keys: Tensor, v: Tensor, allowed: Tensor | None) -> Tensor:
