@@ -613,8 +613,11 @@ def test_told_nodes_decide_the_rest() -> None:
     node2vec = example("node2vec")
     graph, side = nx.path_graph(5), torch.tensor([0, 0, 0, 1, 1])
     # Told 0 and 3: 2 is nearer to 3, wrong. 0 and 4, 1 and 3: 2 is half right; 2 and 4: 3 is. All else: right.
-    assert node2vec.accuracy(node2vec.paths(graph), side) == pytest.approx((2 / 3 + 3 * 5 / 6 + 2) / 6)
-    assert node2vec.propagation(graph, side) == pytest.approx((2 / 3 + 3 * 5 / 6 + 2) / 6)
+    choices = torch.tensor([[0, 3], [0, 4], [1, 3], [1, 4], [2, 3], [2, 4]])
+    assert node2vec.choices(side).equal(choices)
+    expected = torch.tensor([2 / 3, 5 / 6, 5 / 6, 1, 1, 5 / 6]).double()
+    for shares in (node2vec.accuracy(node2vec.paths(graph), side), node2vec.propagation(graph, side)):
+        torch.testing.assert_close(shares, expected)
     ranks = node2vec.pagerank(graph)
     assert torch.allclose(ranks.sum(0), torch.ones(5, dtype=ranks.dtype))
     for told in range(5):
@@ -622,21 +625,59 @@ def test_told_nodes_decide_the_rest() -> None:
         assert ranks[:, told].tolist() == pytest.approx([expected[i] for i in range(5)], abs=1e-9)
 
 
+def test_a_thinned_graph_is_in_one_piece() -> None:
+    nx = pytest.importorskip("networkx")
+    node2vec = example("node2vec")
+    graph, _ = node2vec.read_club()
+    for seed in range(5):
+        less = node2vec.thinned(graph, 0.5, seed)
+        assert less.number_of_edges() == 39
+        assert list(less) == list(graph)
+        assert nx.is_connected(less)
+        assert all(edge == graph.edges[a, b] for a, b, edge in less.edges(data=True))
+        assert less.edges == node2vec.thinned(graph, 0.5, seed).edges != node2vec.thinned(graph, 0.5, seed + 1).edges
+    assert graph.number_of_edges() == 78
+
+
+def test_vectors_of_nodes_are_about_their_mean(cpu_path: None) -> None:
+    pytest.importorskip("networkx")
+    node2vec = example("node2vec")
+    graph, _ = node2vec.read_club()
+    args = argparse.Namespace(walks=1, length=10, window=2, epochs=1, device="cpu")
+    vectors = node2vec.embed(graph, 1, 1, 3, 0, args)
+    assert vectors.words == [str(node) for node in range(34)]
+    torch.testing.assert_close(vectors.vectors.mean(0), torch.zeros(3), rtol=0, atol=1e-5)
+    assert vectors.vectors.norm(dim=1).min() > 0
+    torch.testing.assert_close(node2vec.alike(vectors).diagonal(), torch.ones(34))
+
+
 def test_node2vec(tmp_path: Path, capsys: pytest.CaptureFixture[str], cpu_path: None) -> None:
     pytest.importorskip("networkx")
     node2vec = example("node2vec")
     tiny = [f"--out={tmp_path}", "--repeats=1", "--walks=2", "--length=10", "--window=2", "--dim=4", "--epochs=1"]
+    tiny.append("--graphs=1")
     node2vec.main(tiny)
     printed = capsys.readouterr().out
     # What there is nothing to learn in: the figures of the club itself.
-    for line in (r"path length +82.71%", r"label propagation +65.84%", r"personalised PageRank +95.29%"):
+    known = {
+        "path length": "82.71",
+        "label propagation": "65.84",
+        "personalised PageRank": "95.29",
+        "best of 7": "96.54",
+    }
+    for line in (f"{name} +{share}%" for name, share in known.items()):
         assert re.search(line, printed)
-    assert re.search(r"node2vec, p 0.25, q 1 +[\d.]+% +[\d.]+%, [\d.]+%\n", printed)
-    assert re.search(r"node2vec, p 1, q 0.5, points: [+-][\d.]+ against path length, [+-]", printed)
+    for line in ("q 2, 4 numbers", "q 0.5, 16 numbers", "q 0.5, 128 numbers"):
+        assert re.search(rf"node2vec, p 1, {line} +[\d.]+% +[\d.]+%, [\d.]+%\n", printed)
+    assert re.search(r"[+-][\d.]+ points against personalised PageRank: ahead with [01] of 1 seeds, better ", printed)
+    assert "20% of the friendships unknown, 1 times" in printed
+    assert re.search(r"personalised PageRank +[\d.]+% +[+-][\d.]+ \+- 0.00, ahead in [01]\n", printed)
     node2vec.main([*tiny, "--near", "33"])
     assert re.match(r"33: \d+ -?\d\.\d\d  \d+ ", capsys.readouterr().out)
     with pytest.raises(SystemExit, match="No member 34: they are 0 to 33"):
         node2vec.main([*tiny, "--near", "34"])
-    with pytest.raises(SystemExit):
-        node2vec.main([*tiny, "--q=0"])
-    assert "--p and --q must be above 0, got 1 and 0" in capsys.readouterr().err
+    wrongs = {"--q=0": "--p and --q must be above 0, got 1 and 0", "--unknown=0.6": "must be in [0, 0.5], got 0.6"}
+    for wrong, message in wrongs.items():
+        with pytest.raises(SystemExit):
+            node2vec.main([*tiny, wrong])
+        assert message in capsys.readouterr().err
