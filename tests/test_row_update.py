@@ -10,6 +10,7 @@ from conftest import Path
 from helpers import randn
 from torch import Tensor
 
+from seqops.cpu.rows import row_segments
 from seqops.ops.row_update import row_update_
 
 
@@ -56,6 +57,21 @@ def test_is_that_of_a_loop(path: Path, kind: str, dtype: torch.dtype, ids: torch
     assert torch.equal(table[V - 2 :].cpu(), weight[V - 2 :])
     if sums is not None and truth_state is not None:
         torch.testing.assert_close(sums.cpu().double(), truth_state, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("count", [0, 1, 900])
+@pytest.mark.parametrize("high", [-1, 5, 2**22 - 10, 2**22 - 9, 2**31, 2**40])
+def test_rows_in_their_order(high: int, count: int) -> None:
+    """Places of a row in the order of the batch; those below 0 nowhere. Row and place fit 32 bits, just or just not."""
+    rows = torch.randint(-9, max(high, -1) + 1, (count,), generator=torch.Generator().manual_seed(1))
+    rows[count // 3 : count // 2] = high
+    used, offsets, order = row_segments(rows)
+    values, places = torch.sort(rows, stable=True)
+    assert torch.equal(order, places[values >= 0].to(order.dtype))
+    expected, counts = values[values >= 0].unique_consecutive(return_counts=True)
+    assert torch.equal(used, expected)
+    assert torch.equal(offsets.diff(), counts)
+    assert offsets[0] == 0
 
 
 def test_repeats_and_takes_nothing(path: Path) -> None:

@@ -165,6 +165,18 @@ def test_drawn_negatives_are_the_samplers(path: Path, name: str) -> None:
     torch.testing.assert_close(drawn, fn(a, b, center, target, **given), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("first", [1.0, math.inf, math.nan])
+@pytest.mark.parametrize("R", [1, 3])
+def test_no_row_is_nothing(path: Path, R: int, first: float) -> None:
+    """Whatever the first row and the coefficients hold."""
+    table = torch.tensor([[first, 2.0], [3.0, 4.0]], device=path.device)
+    rows, times = torch.full((2, R), -1, device=path.device), torch.full((2, R), math.nan, device=path.device)
+    rows[1, 0], times[1, 0] = 1, 2.0
+    assert torch.ops.seqops.row_sums(table, rows, times, False).tolist() == [[0.0, 0.0], [6.0, 8.0]]
+    scores = torch.ops.seqops.row_scores(torch.ones(2, 2, device=path.device), table, rows, False)
+    assert scores.tolist() == [[0.0] * R, [7.0] + [0.0] * (R - 1)]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_to_learn(path: Path, name: str) -> None:
     """An empty batch, no negatives, pairs without a centre or a target."""

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ._dtypes import compute_dtype
-from .rows import check_range, scores_of
+from .rows import absent_of, check_range, scores_of
 from .sampler import alias_draw, draw_at
 
 __all__ = ["hierarchical_softmax_fwd", "negative_sampling_fwd"]
@@ -43,19 +43,23 @@ def negative_sampling_fwd(
     op, V = "negative_sampling_loss", weight.shape[0]
     hidden, target = _items(op, source, index, target, V)
     target = target[:, None]
+    rows = target.new_empty(target.shape[0], 1 + num_negatives, dtype=torch.int32)
+    rows[:, :1] = target
     if threshold is not None and alias is not None and seed is not None:
         drawn = _drawn(threshold, alias, seed, target, num_negatives, attempts, padding_idx)
     elif negatives is not None:
         check_range(op, "negatives", negatives, V, low=-1)
-        drawn = negatives.to(torch.int64)
+        drawn = negatives
     else:
         raise ValueError(f"{op}: neither negatives nor a sampler")
-    banned = drawn == target if attempts else None
+    rows[:, 1:] = drawn
+    drawn = rows[:, 1:]
+    banned = drawn == rows[:, :1] if attempts else None
     if padding_idx >= 0:
         banned = drawn == padding_idx if banned is None else banned.logical_or_(drawn == padding_idx)
     if banned is not None:
-        drawn = drawn.masked_fill(banned, -1)
-    rows = torch.cat((target, drawn), 1).masked_fill_(target < 0, -1)
+        drawn.masked_fill_(banned, -1)
+    rows.masked_fill_(target < 0, -1)
     # softplus(x) of x = -s for the target, s for a negative; its slope in s is sigmoid(x), of x's sign.
     scores = scores_of(hidden, weight, rows)
     scores[:, 0].neg_()
@@ -115,7 +119,7 @@ def hierarchical_softmax_fwd(
 
 def _present(loss: Tensor, slopes: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Each item's loss, the slopes and the rows as int32; what is absent counts 0."""
-    absent = rows < 0
-    if bool(absent.any()):
+    absent = absent_of(rows)
+    if absent is not None:
         loss, slopes = loss.masked_fill_(absent, 0), slopes.masked_fill_(absent, 0)
     return loss.sum(1), slopes, rows.to(torch.int32)

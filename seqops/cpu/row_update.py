@@ -7,17 +7,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ._dtypes import compute_dtype
-from .rows import sorted_rows
+from .rows import row_segments
 
 __all__ = ["apply_rows", "row_sums", "row_update_"]
 
 
 def row_sums(ids: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
     """The different ids, sorted [U], and the sum of the rows of grad [N,D] that each has [U,D], in fp32 or fp64."""
-    ordered, order = sorted_rows(ids)
-    rows, counts = torch.unique_consecutive(ordered, return_counts=True)
+    rows, offsets, order = row_segments(ids)
     # A bag of embeddings is a segmented sum in a fixed order, on both cores.
-    return rows, F.embedding_bag(order, grad.to(compute_dtype(grad.dtype)), counts.cumsum(0) - counts, mode="sum")
+    grad = grad.to(compute_dtype(grad.dtype))
+    return rows, F.embedding_bag(order, grad, offsets.to(order.dtype), mode="sum", include_last_offset=True)
 
 
 def apply_rows(

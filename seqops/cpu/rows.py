@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import warnings
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,13 +18,14 @@ from torch import Tensor
 from ._dtypes import compute_dtype
 
 __all__ = [
+    "absent_of",
     "check_range",
     "row_scatter",
     "row_scatter_sparse",
     "row_scores",
+    "row_segments",
     "row_sums",
     "scores_of",
-    "sorted_rows",
 ]
 
 
@@ -36,23 +38,22 @@ def check_range(op: str, name: str, ids: Tensor, size: int, low: int = 0) -> Non
         raise ValueError(f"{op}: {name} must lie in {low}..{size - 1}, got {first}..{last}")
 
 
-def _ragged(rows: Tensor, *beside: Tensor) -> tuple[Tensor, Tensor, list[Tensor], Tensor | None]:
-    """rows [B,R] without the negative ones: ids int64 [N], offsets [B + 1], `beside` likewise, and which were kept."""
-    B, R = rows.shape
-    kept = rows >= 0
-    if bool(kept.all()):
-        ids = rows.flatten().to(torch.int64)
-        return ids, torch.arange(B + 1, device=rows.device) * R, [t.reshape(-1) for t in beside], None
-    offsets = torch.cat((kept.new_zeros(1, dtype=torch.int64), kept.sum(1).cumsum(0)))
-    return rows[kept].to(torch.int64), offsets, [t.expand_as(rows)[kept] for t in beside], kept
+def absent_of(rows: Tensor) -> Tensor | None:
+    """Where rows are negative; None: nowhere."""
+    return rows < 0 if rows.numel() and int(rows.min()) < 0 else None
 
 
 def _wide(table: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
     """A table in which sums are exact enough, and ids in it: of a table in 16 bits the rows that are used, in 32."""
     if table.dtype.itemsize >= 4:
         return table, ids
-    used, ids = torch.unique(ids, return_inverse=True)
-    return table[used].float(), ids
+    used, places = torch.unique(ids, return_inverse=True)
+    return table[used].float(), places.to(ids.dtype)
+
+
+def _index_dtype(count: int) -> torch.dtype:
+    """Of numbers below `count`: half the bytes where they are enough."""
+    return torch.int32 if count < 2**31 else torch.int64
 
 
 @functools.cache
@@ -69,63 +70,54 @@ def _are_one(coefficients: Tensor) -> bool:
     return coefficients.numel() > 0 and not any(coefficients.stride()) and coefficients[0, 0].item() == 1
 
 
-def _present(ids: Tensor) -> Tensor | None:
-    """Where ids are not negative; None: everywhere."""
-    return (ids >= 0).nonzero()[:, 0] if len(ids) and int(ids.min()) < 0 else None
-
-
 def _one_each(table: Tensor, rows: Tensor, times: Tensor) -> Tensor:
-    """table[rows] * times, [B,D], for rows [B,1]: a gather, where bags and sparse patterns cost more than the work."""
-    ids = rows[:, 0]
-    kept = _present(ids)
-    if kept is not None:
-        ids, times = ids[kept], times[kept]
-    found = table.index_select(0, ids).to(compute_dtype(table.dtype))
+    """table[rows] * times, [B,D], for rows [B,1]: a gather, where bags cost more than the work."""
+    absent, ids = absent_of(rows), rows[:, 0]
+    found = table.index_select(0, ids if absent is None else ids.clamp(min=0)).to(compute_dtype(table.dtype))
     if not _are_one(times):
         found *= times
-    return found if kept is None else found.new_zeros(len(rows), table.shape[1]).index_copy_(0, kept, found)
+    return found if absent is None else found.masked_fill_(absent, 0)
 
 
 def scores_of(hidden: Tensor, weight: Tensor, rows: Tensor) -> Tensor:
-    """See `row_scores`; all ids have been checked."""
+    """See `row_scores`; all ids have been checked. A row that is absent scores as any other."""
     dtype = compute_dtype(weight.dtype)
-    if rows.shape[1] == 1:
-        return _one_each(weight, rows, hidden.to(dtype)).sum(1, keepdim=True)
-    ids, offsets, _, kept = _ragged(rows)
-    if not ids.numel() or not hidden.shape[1]:
+    if not rows.numel() or not weight.numel():
         return hidden.new_zeros(rows.shape, dtype=dtype)
-    weight, ids = _wide(weight, ids)
-    hidden = hidden.to(dtype)
-    if ids.numel() >= rows.shape[0] * weight.shape[0]:
+    weight, ids = _wide(weight, rows.clamp(min=0))
+    (B, R), V, hidden = rows.shape, weight.shape[0], hidden.to(dtype)
+    if R >= V:
         # All products are no more work; and torch has no sparse pattern that is more than full.
-        values = (hidden @ weight.t())[torch.repeat_interleave(offsets.diff()), ids]
-    elif weight.device.type == "cpu":
-        _announce_csr()
-        pattern = torch.sparse_csr_tensor(
-            offsets, ids, hidden.new_zeros(ids.shape), (rows.shape[0], weight.shape[0]), check_invariants=False
-        )
-        values = torch.sparse.sampled_addmm(pattern, hidden.contiguous(), weight.contiguous().t(), beta=0.0).values()
-    else:
-        items = torch.repeat_interleave(offsets.diff())
-        values = (weight[ids] * hidden[items]).sum(1)
-    return values.view(rows.shape) if kept is None else hidden.new_zeros(rows.shape).masked_scatter_(kept, values)
+        return (hidden @ weight.t()).gather(1, ids.to(torch.int64))
+    if weight.device.type != "cpu":
+        return (weight.index_select(0, ids.flatten()).view(B, R, -1) * hidden[:, None]).sum(2)
+    _announce_csr()
+    index = _index_dtype(max(ids.numel(), V))
+    offsets, zeros = torch.arange(B + 1, dtype=index).mul_(R), hidden.new_zeros(ids.numel())
+    pattern = torch.sparse_csr_tensor(offsets, ids.flatten().to(index), zeros, (B, V), check_invariants=False)
+    torch.sparse.sampled_addmm(pattern, hidden.contiguous(), weight.contiguous().t(), beta=0.0, out=pattern)
+    return pattern.values().view(B, R)
 
 
 def row_scores(hidden: Tensor, weight: Tensor, rows: Tensor, sparse: bool) -> Tensor:
     """See `seqops.ops._rows`."""
     check_range("row_scores", "rows", rows, weight.shape[0], low=-1)
-    return scores_of(hidden, weight, rows)
+    scores, absent = scores_of(hidden, weight, rows), absent_of(rows)
+    return scores if absent is None else scores.masked_fill_(absent, 0)
 
 
-def _bags(table: Tensor, ids: Tensor, offsets: Tensor, coefficients: Tensor) -> Tensor:
-    """out[b] = the sum of coefficients[n] * table[ids[n]] over bag b."""
-    table, ids = _wide(table, ids)
+def _bags(table: Tensor, ids: Tensor, offsets: Tensor, coefficients: Tensor | None) -> Tensor:
+    """out[b] = the sum of coefficients[n] * table[ids[n]] over bag b; None: of table[ids[n]].
+
+    Each is one sum in the order of n, of which one core does all: the result repeats to the bit.
+    """
+    table, ids = _wide(table.detach(), ids)
     return F.embedding_bag(
         ids,
         table.contiguous(),
-        offsets,
+        offsets.to(ids.dtype),
         mode="sum",
-        per_sample_weights=coefficients.to(table.dtype),
+        per_sample_weights=None if coefficients is None else coefficients.detach().to(table.dtype),
         include_last_offset=True,
     )
 
@@ -133,59 +125,91 @@ def _bags(table: Tensor, ids: Tensor, offsets: Tensor, coefficients: Tensor) -> 
 def row_sums(table: Tensor, rows: Tensor, coefficients: Tensor, sparse: bool) -> Tensor:
     """See `seqops.ops._rows`."""
     check_range("row_sums", "rows", rows, table.shape[0], low=-1)
-    if rows.shape[1] == 1:
+    (B, R), absent = rows.shape, absent_of(rows)
+    if not rows.numel() or not table.numel():
+        return table.new_zeros(B, table.shape[1], dtype=compute_dtype(table.dtype))
+    if R == 1:
         return _one_each(table, rows, coefficients)
-    ids, offsets, (own,), _ = _ragged(rows, coefficients)
-    if not ids.numel() or not table.shape[1]:
-        return table.new_zeros(rows.shape[0], table.shape[1], dtype=compute_dtype(table.dtype))
+    offsets = torch.arange(B + 1, device=rows.device).mul_(R)
+    if absent is None:
+        ids, own = rows.reshape(-1), coefficients.reshape(-1)
+    elif bool(table[0].isfinite().all()):
+        # None of row 0 is exactly nothing, and costs less than to leave the place out.
+        ids, own = rows.clamp(min=0).reshape(-1), coefficients.masked_fill(absent, 0).reshape(-1)
+    else:
+        kept = ~absent
+        offsets = torch.cat((offsets[:1], kept.sum(1).cumsum(0)))
+        ids, own = rows[kept], coefficients.expand_as(rows)[kept]
     return _bags(table, ids, offsets, own)
 
 
 def sorted_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
     """The rows that are not negative, in ascending order, and where each stood."""
-    if rows.device.type != "cpu":
+    count = rows.numel()
+    if rows.device.type != "cpu" or not count:
         ids, order = torch.sort(rows.to(torch.int64), stable=True)
         skipped = int((ids < 0).sum())
         return ids[skipped:], order[skipped:]
-    bits = max(1, (rows.numel() - 1).bit_length())
-    keys = (rows.to(torch.int64) << bits) | torch.arange(rows.numel())
-    ordered = torch.from_numpy(np.sort(keys.numpy()))
-    ordered = ordered[int(torch.searchsorted(ordered, 0)) :]
-    return ordered >> bits, ordered & ((1 << bits) - 1)
+    # One number for a row and its place, which numpy sorts several times as fast as torch sorts pairs.
+    low, high = (int(v) for v in torch.aminmax(rows))
+    bits = (count - 1).bit_length()
+    dtype: type[np.unsignedinteger[Any]] = np.uint32 if high - min(low, 0) < 2 ** (32 - bits) else np.uint64
+    keys = rows.numpy().astype(dtype)
+    keys <<= dtype(bits)
+    keys |= np.arange(count, dtype=dtype)
+    keys.sort()
+    if low < 0:
+        # As unsigned numbers they have become the highest of all.
+        keys = keys[: np.searchsorted(keys, dtype((max(high, -1) + 1) << bits))]
+    order = keys & dtype(2**bits - 1)
+    keys >>= dtype(bits)
+    index = np.int32 if dtype is np.uint32 else np.int64
+    return torch.from_numpy(keys.view(index)), torch.from_numpy(order.view(index))
 
 
-def _sources(
-    order: Tensor, source: Tensor, index: Tensor | None, coefficients: Tensor, per: int
-) -> tuple[Tensor, Tensor]:
-    items = order if per == 1 else order // per
-    return items if index is None else index[items].to(torch.int64), coefficients.reshape(-1)[order]
+def row_segments(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The different rows that are not negative, ascending, int64 [U]; the first place of each in `order`, and its end,
+    [U + 1]; and `order`: where they stood, row by row.
+    """
+    ids, order = sorted_rows(rows)
+    if rows.device.type != "cpu":
+        used, counts = torch.unique_consecutive(ids, return_counts=True)
+        return used, torch.cat((counts.new_zeros(1), counts.cumsum(0))), order
+    own = ids.numpy()
+    bounds = np.ones(len(own) + 1, dtype=bool)
+    np.not_equal(own[1:], own[:-1], out=bounds[1:-1])
+    offsets = np.flatnonzero(bounds)
+    return ids[offsets[:-1]].to(torch.int64), torch.from_numpy(offsets), order
+
+
+def _sources(order: Tensor, index: Tensor | None, coefficients: Tensor) -> tuple[Tensor, Tensor | None]:
+    """In the order of the sum the source rows, and the coefficients where they are not all 1."""
+    if index is None:
+        index = torch.arange(coefficients.shape[0], dtype=order.dtype, device=order.device)
+    items = index.to(order.dtype)[:, None].expand(coefficients.shape).reshape(-1).index_select(0, order)
+    return items, None if _are_one(coefficients) else coefficients.reshape(-1).index_select(0, order)
 
 
 def row_scatter(
     source: Tensor, index: Tensor | None, coefficients: Tensor, rows: Tensor, num_rows: int, dtype: torch.dtype
 ) -> Tensor:
     """See `seqops.ops._rows`. Each row of a wide gradient is written once, those that are zero too."""
-    D = source.shape[1]
-    if rows.shape[1] == 1 and rows.device.type == "cpu":
-        # torch's own sum adds what falls on a row in the order of the batch, and costs less than sorting here.
-        ids, wide = rows[:, 0], compute_dtype(dtype)
-        kept, items = _present(ids), None if index is None else index.to(torch.int64)
-        if kept is not None:
-            ids, coefficients = ids[kept], coefficients[kept]
-            items = kept if items is None else items[kept]
-        values = (source if items is None else source.index_select(0, items)).to(wide)
-        if not _are_one(coefficients):
-            values = values * coefficients.to(wide)
-        return source.new_zeros(num_rows, D, dtype=wide).index_add_(0, ids, values).to(dtype)
-    ids, order = sorted_rows(rows.reshape(-1))
-    if not ids.numel() or not D:
-        return source.new_zeros(num_rows, D, dtype=dtype)
+    if not rows.numel() or not source.shape[1]:
+        return source.new_zeros(num_rows, source.shape[1], dtype=dtype)
     if dtype.itemsize < 4:
         ids, values = row_scatter_sparse(source, index, coefficients, rows, num_rows, dtype)
-        return source.new_zeros(num_rows, D, dtype=dtype).index_copy_(0, ids, values)
-    items, own = _sources(order, source, index, coefficients, rows.shape[1])
+        return source.new_zeros(num_rows, source.shape[1], dtype=dtype).index_copy_(0, ids, values)
+    if source.shape[1] == rows.shape[1] == 1 and rows.device.type == "cpu":
+        # Of numbers torch's own sum, in the order of the batch as well, costs less than to sort.
+        numbers = source[:, 0] if index is None else source[:, 0].index_select(0, index.clamp(min=0))
+        numbers, absent, at = (numbers * coefficients[:, 0]).to(dtype), absent_of(rows[:, 0]), rows[:, 0]
+        if absent is not None:
+            numbers, at = numbers.masked_fill_(absent, 0), at.clamp(min=0)
+        return source.new_zeros(num_rows, dtype=dtype).index_add_(0, at, numbers)[:, None]
+    ids, order = sorted_rows(rows.reshape(-1))
     counts = torch.bincount(ids, minlength=num_rows)
     offsets = torch.cat((counts.new_zeros(1), counts.cumsum(0)))
+    items, own = _sources(order, index, coefficients)
     return _bags(source, items, offsets, own).to(dtype)
 
 
@@ -193,11 +217,8 @@ def row_scatter_sparse(
     source: Tensor, index: Tensor | None, coefficients: Tensor, rows: Tensor, num_rows: int, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
     """See `seqops.ops._rows`."""
-    ids, order = sorted_rows(rows.reshape(-1))
+    ids, offsets, order = row_segments(rows.reshape(-1))
     if not ids.numel() or not source.shape[1]:
-        ids = ids.unique_consecutive()
         return ids, source.new_zeros(ids.shape[0], source.shape[1], dtype=dtype)
-    items, own = _sources(order, source, index, coefficients, rows.shape[1])
-    ids, counts = torch.unique_consecutive(ids, return_counts=True)
-    offsets = torch.cat((counts.new_zeros(1), counts.cumsum(0)))
+    items, own = _sources(order, index, coefficients)
     return ids, _bags(source, items, offsets, own).to(dtype)

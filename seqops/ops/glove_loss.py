@@ -86,7 +86,7 @@ def glove_loss(
     i, j = torch.where(present, i, -1), torch.where(present, j, -1)
     # A pair that is left out scores 0, and is compared with log(1).
     count = torch.where(present, x.detach(), 1).to(dtype)
-    score, *_ = torch.ops.seqops.glove_scores(weight, context_weight, bias, context_bias, i, j, sparse)
+    score = torch.ops.seqops.glove_scores(weight, context_weight, bias, context_bias, i, j, sparse)
     share = (count / x_max).pow(alpha).clamp(max=1)
     loss = share * (score - count.log()).square()
     if reduction == "none":
@@ -95,7 +95,7 @@ def glove_loss(
 
 
 class GloveScores(torch.autograd.Function):
-    """Saves the rows that the forward has gathered: each is a factor of the other's gradient."""
+    """Saves what it is given: each table's rows are factors of the other's gradient, and are read where they lie."""
 
     @staticmethod
     def forward(
@@ -107,24 +107,22 @@ class GloveScores(torch.autograd.Function):
         i: Tensor,
         j: Tensor,
         sparse: bool,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> Tensor:
         ctx.sparse = sparse
         given = weight, context_weight, bias, context_bias, i, j
-        scores, words, contexts = torch.ops.seqops.glove_scores(*given, sparse)
-        ctx.mark_non_differentiable(words, contexts)
-        ctx.set_materialize_grads(False)  # zeros for the rows, which have none
-        ctx.save_for_backward(*given, words, contexts)
-        return scores, words, contexts
+        ctx.save_for_backward(*given)
+        scores: Tensor = torch.ops.seqops.glove_scores(*given, sparse)
+        return scores
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, saved: Sequence[Tensor], dscores: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        weight, context_weight, bias, context_bias, i, j, words, contexts = saved
+    def backward(ctx: Any, saved: Sequence[Tensor], dscores: Tensor) -> tuple[Tensor | None, ...]:
+        weight, context_weight, bias, context_bias, i, j = saved
         d, one = dscores[:, None], dscores.new_ones(1, 1).expand(len(dscores), 1)
         need_weight, need_context, need_bias, need_context_bias, *_ = ctx.needs_input_grad
         return (
-            row_gradient(contexts, None, d, i[:, None], weight, ctx.sparse) if need_weight else None,
-            row_gradient(words, None, d, j[:, None], context_weight, ctx.sparse) if need_context else None,
+            row_gradient(context_weight, j, d, i[:, None], weight, ctx.sparse) if need_weight else None,
+            row_gradient(weight, i, d, j[:, None], context_weight, ctx.sparse) if need_context else None,
             row_gradient(d, None, one, i[:, None], bias[:, None], False)[:, 0] if need_bias else None,
             row_gradient(d, None, one, j[:, None], context_bias[:, None], False)[:, 0] if need_context_bias else None,
             *[None] * 3,
@@ -133,17 +131,15 @@ class GloveScores(torch.autograd.Function):
 
 def _scores_fake(
     weight: Tensor, context_weight: Tensor, bias: Tensor, context_bias: Tensor, i: Tensor, j: Tensor, sparse: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    dtype = compute_dtype(weight.dtype)
-    words = weight.new_empty(i.shape[0], weight.shape[1], dtype=dtype)
-    return words.new_empty(i.shape), words, torch.empty_like(words)
+) -> Tensor:
+    return weight.new_empty(i.shape[0], dtype=compute_dtype(weight.dtype))
 
 
-# i and j int [N], both negative where a pair is left out: it scores 0 and has no gradient. Gives the scores [N] and the
-# rows of both tables [N,D], in fp32 at least. Torch gathers as fast as a kernel would, on every device.
+# i and j int [N], both negative where a pair is left out: it scores 0 and has no gradient. Gives the scores [N], in
+# fp32 at least. Torch gathers as fast as a kernel would, on every device.
 register(
     "glove_scores(Tensor weight, Tensor context_weight, Tensor bias, Tensor context_bias, Tensor i, Tensor j, "
-    "bool sparse) -> (Tensor, Tensor, Tensor)",
+    "bool sparse) -> Tensor",
     "glove_loss",
     _scores_fake,
     lambda *_: False,
