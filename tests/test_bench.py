@@ -34,7 +34,7 @@ def bench(*arguments: str, before: str = "") -> tuple[int, str]:
 
 
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-ONE = ("--only", "additive_attention B=32", "--providers", "seqops,eager")
+ONE = ("--only", "additive_attention B=8", "--providers", "seqops,eager")
 
 
 def change(body: str) -> str:
@@ -88,7 +88,7 @@ def test_results_then_a_slow_down_is_flagged(tmp_path: pathlib.Path) -> None:
     slow = change("    time.sleep(0.02)\n    return forward(*arguments)")
     code, text = bench(*ONE, "--compare", str(tmp_path / "results.json"), before=slow)
     assert code == 1
-    assert "slower: additive_attention B=32 Q=1 T=128 D=256 float32 forward seqops:" in text
+    assert "slower: additive_attention B=8 Q=32 T=128 D=256 float32 forward+backward seqops:" in text
 
 
 def test_what_is_wrong_is_not_timed(tmp_path: pathlib.Path) -> None:
