@@ -230,7 +230,7 @@ def _layer_norm_lstm(
     for name, tensor in zip(("reset_h", "reset_c"), fresh, strict=False):
         check_shape(op, name, tensor, h0.shape)  # type: ignore[arg-type]
     reset_h, reset_c = fresh if fresh else (None, None)
-    lengths, reset = check_sequence(op, x, lengths, reset, bool(fresh))
+    lengths, reset = check_sequence(op, x, lengths, reset, len(fresh) > 0)
     gx = input_side(x, w_ih, b_ih, gamma_ih, lengths, joint, eps)
     y, h_n, c_n, cells, _ = torch.ops.seqops.layer_norm_lstm_sequence_fwd(
         gx, h0, c0, w_hh, gamma_hh, b_hh, gamma_c, beta_c, lengths, reset, reset_h, reset_c, recurrent_mask, kept_h,

@@ -174,7 +174,7 @@ def _lstm(
     for name, given_reset, like in (("reset_h", reset_h, h0), ("reset_c", reset_c, c0)):
         if fresh:
             check_shape(op, name, given_reset, like.shape)  # type: ignore[arg-type]
-    lengths, reset = check_sequence(op, x, lengths, reset, bool(fresh), reverse)
+    lengths, reset = check_sequence(op, x, lengths, reset, len(fresh) > 0, reverse)
     plain = recurrent_mask is None and kept_h is None and kept_c is None and heads == 1 and w_hr is None
     if torch_has_its_own(x) and plain and lengths is None and reset is None and not return_cells:
         if op == "lstm_cell":
