@@ -79,7 +79,7 @@ def own_neighbours(y: Tensor, of: Tensor) -> float:
 def test_clusters_come_apart() -> None:
     """In the plane of the principal components eight do not."""
     points, of = clusters(groups=8)
-    y = tsne(points, steps=400)
+    y = tsne(points)  # in fewer steps chance decides whether a cluster stays in two
     assert y.shape == (96, 2)
     assert y.dtype == torch.float32
     assert float(y.mean(0).abs().max()) < 1e-4
