@@ -60,16 +60,6 @@ def _print_info(facts: dict[str, Any]) -> None:
         print(f"{op:{width}}  " + "  ".join(f"{device}: {path}" for device, path in paths.items()))
 
 
-def _bench(arguments: list[str]) -> int:
-    """The quick set, unless a set is chosen."""
-    try:
-        from seqops.bench import run
-    except ModuleNotFoundError as error:
-        print(f"bench needs {error.name}: pip install pytest pytest-benchmark", file=sys.stderr)
-        return 1
-    return run.main(arguments or ["--quick"])
-
-
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m seqops", description="Sequence models' ops as fast kernels.")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -79,7 +69,9 @@ def main(arguments: list[str] | None = None) -> int:
     _commands.add_commands(commands)
     options, rest = parser.parse_known_args(arguments)
     if options.command == "bench":
-        return _bench(rest)
+        from seqops.bench import run
+
+        return run.main(rest or ["--quick"])
     if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if options.command != "info":

@@ -146,7 +146,12 @@ def test_plots(tmp_path: pathlib.Path) -> None:
     assert all(p.read_bytes().startswith(b"\x89PNG") for p in written)
 
 
-def test_bench_without_pytest_says_so() -> None:
-    code, text = bench(before="sys.modules['pytest_benchmark'] = None")
+@pytest.mark.parametrize("package", ["pytest", "pytest_benchmark"])
+def test_bench_without_pytest_says_so(package: str) -> None:
+    before = f"sys.modules['{package}'] = None"
+    code, text = bench(before=before)
     assert code == 1
-    assert text == "bench needs pytest_benchmark: pip install pytest pytest-benchmark\n"
+    assert text == f"bench needs {package}: pip install pytest pytest-benchmark\n"
+    code, text = bench("--help", before=before)
+    assert code == 0
+    assert "--row-seconds" in text
