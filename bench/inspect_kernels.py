@@ -8,8 +8,9 @@
     resident   programs that wait for one another / that the chip holds at once
 
 Exit code 1 where a kernel does not compile, spills, computes in fp64, or wants more than a multiprocessor has; where a
-persistent kernel loads its weights in a loop, or waits at a barrier for programs that do not fit on the chip beside it;
-and where a kernel or a row of a config table is left out of this file.
+recurrent one loads the hidden state one element at a time; where a persistent one loads its weights in a loop, or waits
+at a barrier for programs that do not fit on the chip beside it; and where a kernel or a row of a config table is left
+out of this file.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import importlib
 import itertools
 import json
 import math
+import multiprocessing
 import os
 import pkgutil
 import re
@@ -483,6 +485,22 @@ def compile_for(launch: Launch, target: str) -> Result:
     return inspect(launch, target, compiled)
 
 
+def compile_apart(launch: Launch, target: str) -> Result:
+    """`compile_for` in a process of its own, which a compiler that aborts takes along."""
+    fork = multiprocessing.get_context("fork")
+    receiver, sender = fork.Pipe(duplex=False)
+    process = fork.Process(target=lambda: sender.send(compile_for(launch, target)))
+    process.start()
+    sender.close()
+    try:
+        result: Result = receiver.recv()
+    except EOFError:
+        process.join()
+        result = Result(launch.name, launch.label, target, problems=[f"the compiler ends with {process.exitcode}"])
+    process.join()
+    return result
+
+
 def inspect(launch: Launch, target: str, compiled: Any) -> Result:
     """What a kernel came out as, and what is wrong with it."""
     nvidia = not target.startswith("gfx")
@@ -497,6 +515,9 @@ def inspect(launch: Launch, target: str, compiled: Any) -> Result:
         problems.append(f"spills {spill}")
     if "fp64" not in "".join(launch.types.values()) and count(rf"(?=.*f64){assembly.floating}", opcodes):
         problems.append("fp64 arithmetic")
+    element = {"*bf16": 16, "*fp32": 32}.get(launch.types.get("w_hh_ptr", ""))
+    if nvidia and element and re.search(rf"\bld\.global\.cg\.b{element}\b", text):
+        problems.append("loads what other programs wrote one element at a time")
     if launch.constants.get("RESIDENT"):
         for weights in ("w_hh_ptr", *(n for n in launch.types if n == "w_hr_ptr")):
             problems += weight_problems(compiled.asm["ttgir"], weights)
@@ -584,7 +605,7 @@ def main() -> int:
         for number, launch in enumerate(launches(target, arguments.max_hidden)):
             if arguments.kernel not in launch.name or number % shares != share:
                 continue
-            r = compile_for(launch, target)
+            r = compile_apart(launch, target)
             results.append(r)
             cells = ["-" if value is None else value for value in asdict(r).values()]
             print(row.format(*cells[:-1], "; ".join(r.problems)).rstrip(), flush=True)

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..cpu._recurrent import mask_ended, sum_of_biases
 from . import config
 from .common import device_guard, grid_barrier, sigmoid, tanh
-from .recurrent import RUN_TIME, leave, load_slices, pick, plain, products, walk
+from .recurrent import RUN_TIME, first_chunk, leave, load_slices, pick, plain, products, walk
 from .recurrent_step import lengths_of, starts_at, tile_of, time_of
 
 __all__ = ["cho_back", "cho_forward"]
@@ -71,10 +71,12 @@ def cho_fwd_kernel(
         gx_rows = gx_ptr + (t * B + rows) * 3 * H
         gx_ptrs = gx_rows[:, None] + units[None, :]
         if HALF != 2:
-            h_ptrs = tl.where(starts_at(t, length, REVERSE), h0_ptr + rows * H, y_ptr + before * B * H + rows * H)
+            starts = starts_at(t, length, REVERSE)[:, None]
+            h_ptrs = first_chunk(y_ptr + before * B * H + rows * H, BLOCK_K)
+            h_ptrs = tl.where(starts, first_chunk(h0_ptr + rows * H, BLOCK_K), h_ptrs)
             if reset_ptr is not None:
                 fresh = tl.load(reset_ptr + t * B + rows, mask=row_mask, other=0) != 0
-                h_ptrs = tl.where(fresh, reset_state_ptr + rows * H, h_ptrs)
+                h_ptrs = tl.where(fresh[:, None], first_chunk(reset_state_ptr + rows * H, BLOCK_K), h_ptrs)
                 fresh_mask = mask & fresh[:, None]
                 h = tl.where(fresh_mask, tl.load(reset_state_ptr + own, mask=fresh_mask, other=0.0).to(tl.float32), h)
             gx_r = tl.load(gx_ptrs, mask=mask, other=0.0).to(tl.float32)

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..cpu._recurrent import sum_of_biases
 from . import config
 from .common import grid_barrier, tanh
-from .recurrent import RUN_TIME, leave, load_slices, pick, plain, products, walk
+from .recurrent import RUN_TIME, first_chunk, leave, load_slices, pick, plain, products, walk
 from .recurrent_step import add_at, lengths_of, lstm_gates, starts_at, tile_of, time_of
 
 __all__ = ["projected_back", "projected_forward"]
@@ -83,10 +83,12 @@ def projected_fwd_kernel(
         gx_rows = gx_ptr + (t * B + rows) * 4 * H
         gx_ptrs = gx_rows[:, None] + units[None, :]
         if HALF != 2:
-            h_ptrs = tl.where(starts_at(t, length, REVERSE), h0_ptr + rows * P, y_ptr + before * B * P + rows * P)
+            starts = starts_at(t, length, REVERSE)[:, None]
+            h_ptrs = first_chunk(y_ptr + before * B * P + rows * P, BLOCK_K)
+            h_ptrs = tl.where(starts, first_chunk(h0_ptr + rows * P, BLOCK_K), h_ptrs)
             if reset_ptr is not None:
                 fresh = tl.load(reset_ptr + t * B + rows, mask=row_mask, other=0) != 0
-                h_ptrs = tl.where(fresh, reset_h_ptr + rows * P, h_ptrs)
+                h_ptrs = tl.where(fresh[:, None], first_chunk(reset_h_ptr + rows * P, BLOCK_K), h_ptrs)
                 fresh_mask = mask_c & fresh[:, None]
                 c = tl.where(fresh_mask, tl.load(reset_c_ptr + own_c, mask=fresh_mask, other=0.0).to(tl.float32), c)
             gx = ()

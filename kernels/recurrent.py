@@ -28,6 +28,7 @@ __all__ = [
     "GATES",
     "RUN_TIME",
     "at_once",
+    "first_chunk",
     "leave",
     "load_slices",
     "pick",
@@ -53,11 +54,25 @@ def load_weights(w_ptr, columns, column_mask, k0, K, stride_k, stride_column, BL
 
 
 @triton.jit
+def first_chunk(row_ptrs, BLOCK_K: tl.constexpr):
+    """Pointers to the first BLOCK_K elements of rows, between which a program may choose by the row.
+
+    Of pointers to rows, once chosen, Triton from 3.8 on does not know how they are aligned: it loads each element by
+    itself, and registers do not suffice.
+    """
+    return row_ptrs[:, None] + tl.arange(0, BLOCK_K)[None, :]
+
+
+@triton.jit
 def load_rows(row_ptrs, row_mask, k0, K, BLOCK_K: tl.constexpr):
-    """A [rows, BLOCK_K] tile of what other programs wrote in the step before: from L2, this SM's L1 may be stale."""
+    """A [rows, BLOCK_K] tile of what other programs wrote in the step before: from L2, this SM's L1 may be stale.
+
+    row_ptrs: of the rows, or of their `first_chunk`.
+    """
     k = k0 + tl.arange(0, BLOCK_K)
     mask = row_mask[:, None] & (k[None, :] < K)
-    return tl.load(row_ptrs[:, None] + k[None, :], mask=mask, other=0.0, cache_modifier=".cg")
+    ptrs = row_ptrs[:, None] + k[None, :] if len(row_ptrs.shape) == 1 else row_ptrs + k0
+    return tl.load(ptrs, mask=mask, other=0.0, cache_modifier=".cg")
 
 
 @triton.jit
@@ -107,7 +122,7 @@ def products(
 ):
     """What other programs wrote, rows [.., K], times each gate's weights [K, columns]: fp32, a tuple of GATES.
 
-    scale_ptrs, not with RESIDENT: of rows [.., K] by which those are multiplied first.
+    row_ptrs: as `load_rows` has them. scale_ptrs, not with RESIDENT: of rows [.., K] by which those are multiplied.
     """
     sums = ()
     for _ in tl.static_range(GATES):
@@ -255,10 +270,11 @@ def recurrent_fwd_kernel(
             gx = gx + (tl.load(gx_ptrs + g * H, mask=mask, other=0.0).to(tl.float32),)
 
         # A row's first step reads h0, each later one the output of the step before, a reset one what takes its place.
-        h_ptrs = tl.where(starts, h0_ptr + rows * H, y_ptr + before * B * H + rows * H)
+        h_ptrs = first_chunk(y_ptr + before * B * H + rows * H + first, BLOCK_K)
+        h_ptrs = tl.where(starts[:, None], first_chunk(h0_ptr + rows * H + first, BLOCK_K), h_ptrs)
         if reset_ptr is not None:
             fresh = tl.load(reset_ptr + t * B + rows, mask=row_mask, other=0) != 0
-            h_ptrs = tl.where(fresh, reset_state_ptr + rows * H, h_ptrs)
+            h_ptrs = tl.where(fresh[:, None], first_chunk(reset_state_ptr + rows * H + first, BLOCK_K), h_ptrs)
             fresh_mask = mask & fresh[:, None]
             h = tl.where(fresh_mask, tl.load(reset_state_ptr + own, mask=fresh_mask, other=0.0).to(tl.float32), h)
             if CELL == "lstm":
@@ -271,8 +287,8 @@ def recurrent_fwd_kernel(
             gh = products_of(scaled, w, GATES, PRECISION)
         else:
             gh = products(
-                h_ptrs + first, row_mask & active, w, w_hh_ptr, units, unit_mask, D, 1, D, H * D, GATES, BLOCK_K,
-                RESIDENT, PRECISION, scale_ptrs,
+                h_ptrs, row_mask & active, w, w_hh_ptr, units, unit_mask, D, 1, D, H * D, GATES, BLOCK_K, RESIDENT,
+                PRECISION, scale_ptrs,
             )  # fmt: skip
 
         h, c = step_forward(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import pathlib
 import subprocess
 import sys
@@ -251,6 +252,21 @@ def test_sound_kernel_has_no_problem(script: ModuleType, monkeypatch: pytest.Mon
     assert (result.problems, result.loads, result.per_multiprocessor, result.resident) == ([], 2, 1, "128/132")
     result = inspected(script, monkeypatch, "gfx942", ptx=TURNED, shared=0, resident=False, barrier=False)
     assert (result.problems, result.loads, result.registers, result.resident) == ([], 2, 255, None)
+
+
+def test_elements_loaded_one_at_a_time(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    types = {"w_hh_ptr": "*bf16"}
+    assert inspected(script, monkeypatch, "90", types=types).problems == []
+    result = inspected(script, monkeypatch, "90", types=types, ptx=WAITING.replace("cg.b32", "cg.b16"))
+    assert result.problems == ["loads what other programs wrote one element at a time"]
+
+
+def test_compiler_that_aborts(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    launch = script.Launch(SimpleNamespace(fn=SimpleNamespace(__name__="kernel")), "label", {}, {}, 4)
+    monkeypatch.setattr(script, "compile_for", lambda launch, target: os._exit(3))
+    assert script.compile_apart(launch, "90").problems == ["the compiler ends with 3"]
+    monkeypatch.setattr(script, "compile_for", lambda launch, target: script.Result("kernel", "label", target, 1))
+    assert script.compile_apart(launch, "90").shared == 1
 
 
 def test_matrix_instructions_are_told_apart(script: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
