@@ -289,3 +289,23 @@ def row_scatter_sparse(
     # Where rows were left out they are the first.
     skipped = int((used < 0).sum())
     return used[skipped:].to(torch.int64), out[skipped:]
+
+
+def row_sums_scatter(
+    table: Tensor, rows: Tensor, coefficients: Tensor, index: Tensor, num_rows: int, dtype: torch.dtype
+) -> Tensor:
+    """See `seqops.ops._rows`."""
+    sums = row_sums(table, rows, coefficients, False)
+    return row_scatter(sums, None, _one_each(sums), index[:, None], num_rows, dtype)
+
+
+def row_sums_scatter_sparse(
+    table: Tensor, rows: Tensor, coefficients: Tensor, index: Tensor, num_rows: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """See `seqops.ops._rows`. How many rows there are is asked of the GPU: the host waits."""
+    sums = row_sums(table, rows, coefficients, False)
+    return row_scatter_sparse(sums, None, _one_each(sums), index[:, None], num_rows, dtype)
+
+
+def _one_each(sums: Tensor) -> Tensor:
+    return sums.new_ones(1, 1).expand(sums.shape[0], 1)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from cases import CASES, log_q
+from cases import CASES, ids, log_q
 from conftest import Path
 from helpers import assert_as_accurate, randn
 from torch import Tensor
@@ -173,8 +173,33 @@ def test_no_row_is_nothing(path: Path, R: int, first: float) -> None:
     rows, times = torch.full((2, R), -1, device=path.device), torch.full((2, R), math.nan, device=path.device)
     rows[1, 0], times[1, 0] = 1, 2.0
     assert torch.ops.seqops.row_sums(table, rows, times, False).tolist() == [[0.0, 0.0], [6.0, 8.0]]
+    index = torch.tensor([1, 0], device=path.device)
+    scattered = torch.ops.seqops.row_sums_scatter(table, rows, times, index, 3, torch.float32)
+    assert scattered.tolist() == [[6.0, 8.0], [0.0, 0.0], [0.0, 0.0]]
     scores = torch.ops.seqops.row_scores(torch.ones(2, 2, device=path.device), table, rows, False)
     assert scores.tolist() == [[0.0] * R, [7.0] + [0.0] * (R - 1)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64], ids=str)
+@pytest.mark.parametrize("sizes", [(1, 1, 1, 1, 1), (40, 3, 7, 13, 5), (9, 1, 3, 4, 20), (0, 2, 3, 4, 2)], ids=str)
+def test_sums_are_scattered(path: Path, sizes: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Each item's weighted sum is added to the row that the item names; -1 names none, in both places."""
+    N, R, V, D, U = sizes
+    table, wide = randn(V, D, seed=1).to(dtype), torch.promote_types(dtype, torch.float32)
+    rows, index = ids(N, R, below=V, seed=2, low=-1), ids(N, below=U, seed=3, low=-1)
+    times = randn(N, R, seed=4).to(wide)
+    truth = torch.zeros(U, D, dtype=torch.float64)
+    for n, at in enumerate(index.tolist()):
+        for r, row in enumerate(rows[n].tolist()):
+            if at >= 0 and row >= 0:
+                truth[at] += times[n, r].double() * table[row].double()
+    given = [t.to(path.device) for t in (table, rows, times, index)]
+    dense = torch.ops.seqops.row_sums_scatter(*given, U, dtype)
+    used, values = torch.ops.seqops.row_sums_scatter_sparse(*given, U, dtype)
+    close = {"rtol": 2 * torch.finfo(dtype).eps, "atol": 8 * R * N * torch.finfo(wide).eps}
+    torch.testing.assert_close(dense.cpu().double(), truth, **close)
+    assert used.tolist() == sorted(set(index.tolist()) - {-1})
+    torch.testing.assert_close(values.cpu().double(), truth[used.cpu()], **close)
 
 
 @pytest.mark.parametrize("name", NAMES)

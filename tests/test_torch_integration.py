@@ -189,6 +189,8 @@ def op_arguments(dtype: torch.dtype) -> dict[str, list[tuple[Any, ...]]]:
             (r(2, 4), target, rand(3, 2, dtype=wide), rows, 3, dtype),
         ],
         "row_scatter_sparse": [(r(2, 4), target, rand(3, 2, dtype=wide), rows, 3, dtype)],
+        "row_sums_scatter": [(r(3, 4), rows, rand(3, 2, dtype=wide), center, 5, dtype)],
+        "row_sums_scatter_sparse": [(r(3, 4), rows, rand(3, 2, dtype=wide), center, 5, dtype)],
         "linear_cross_entropy_fwd": [
             (r(3, 4), r(5, 4), r(5), target_class, None, 0.0, True),
             (r(3, 4), r(5, 4), None, target_class, rand(5, dtype=wide), 0.1, False),

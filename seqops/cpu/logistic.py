@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,11 +19,11 @@ def _items(op: str, source: Tensor, index: Tensor | None, target: Tensor, classe
     """The items' own vectors, any where an item is left out, and their targets int64, there -1."""
     check_range(op, "target", target, classes, low=-1)
     target = target.to(torch.int64)
-    if index is None:
-        return source.to(compute_dtype(source.dtype)), target
-    check_range(op, "center", index, source.shape[0], low=-1)
-    hidden = source.index_select(0, index.clamp(min=0)).to(compute_dtype(source.dtype))
-    return hidden, target.masked_fill(index < 0, -1)
+    if index is not None:
+        if check_range(op, "center", index, source.shape[0], low=-1):
+            target, index = target.masked_fill(index < 0, -1), index.clamp(min=0)
+        source = source.index_select(0, index)
+    return source.to(compute_dtype(source.dtype)), target
 
 
 def negative_sampling_fwd(
@@ -61,14 +63,14 @@ def negative_sampling_fwd(
         drawn.masked_fill_(banned, -1)
     rows.masked_fill_(target < 0, -1)
     # softplus(x) of x = -s for the target, s for a negative; its slope in s is sigmoid(x), of x's sign.
-    scores = scores_of(hidden, weight, rows)
+    absent, scores = _scores(hidden, weight, rows)
     scores[:, 0].neg_()
-    loss, slopes = F.softplus(scores, threshold=50.0), scores.sigmoid_()
+    loss, slopes = _logistic(scores, absent)
     slopes[:, 0].neg_()
     if positive_weight != 1:
         loss[:, 0] *= positive_weight
         slopes[:, 0] *= positive_weight
-    return _present(loss, slopes, rows)
+    return loss.sum(1), slopes, rows
 
 
 def _drawn(
@@ -108,18 +110,25 @@ def hierarchical_softmax_fwd(
     place = start[:, None] + torch.arange(depth, device=target.device)
     inside = place < end[:, None]
     if not depth or not nodes.numel():
-        rows = place.fill_(-1)
-        return _present(hidden.new_zeros(rows.shape), hidden.new_zeros(rows.shape), rows)
+        rows = place.fill_(-1).to(torch.int32)
+        zeros = hidden.new_zeros(rows.shape)
+        return zeros.sum(1), zeros, rows
     place = place.masked_fill_(~inside, 0)
-    rows = nodes[place].masked_fill_(~inside, -1)
+    rows = nodes[place].masked_fill_(~inside, -1).to(torch.int32)
     sign = signs[place].to(hidden.dtype)
-    scores = scores_of(hidden, weight, rows).mul_(sign).neg_()
-    return _present(F.softplus(scores, threshold=50.0), scores.sigmoid_().mul_(sign).neg_(), rows)
+    absent, scores = _scores(hidden, weight, rows)
+    loss, slopes = _logistic(scores.mul_(sign).neg_(), absent)
+    return loss.sum(1), slopes.mul_(sign).neg_(), rows
 
 
-def _present(loss: Tensor, slopes: Tensor, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Each item's loss, the slopes and the rows as int32; what is absent counts 0."""
+def _scores(hidden: Tensor, weight: Tensor, rows: Tensor) -> tuple[Tensor | None, Tensor]:
+    """Where rows are absent, and the scores, there of any row."""
     absent = absent_of(rows)
+    return absent, scores_of(hidden, weight, rows if absent is None else rows.clamp(min=0))
+
+
+def _logistic(scores: Tensor, absent: Tensor | None) -> tuple[Tensor, Tensor]:
+    """softplus, and its slope in the place of the scores; what is absent counts 0."""
     if absent is not None:
-        loss, slopes = loss.masked_fill_(absent, 0), slopes.masked_fill_(absent, 0)
-    return loss.sum(1), slopes, rows.to(torch.int32)
+        scores.masked_fill_(absent, -math.inf)
+    return F.softplus(scores, threshold=50.0), scores.sigmoid_()

@@ -25,17 +25,25 @@ __all__ = [
     "row_scores",
     "row_segments",
     "row_sums",
+    "row_sums_scatter",
+    "row_sums_scatter_sparse",
     "scores_of",
 ]
 
 
-def check_range(op: str, name: str, ids: Tensor, size: int, low: int = 0) -> None:
-    """Raises where ids on a CPU are out of range; to look at a GPU's would make the host wait."""
-    if ids.device.type != "cpu" or not ids.numel() or torch.compiler.is_compiling():
-        return
+def check_range(op: str, name: str, ids: Tensor, size: int, low: int = 0) -> bool:
+    """Raises where ids on a CPU are out of range; to look at a GPU's would make the host wait.
+
+    Gives whether some may be negative.
+    """
+    if ids.device.type != "cpu" or torch.compiler.is_compiling():
+        return True
+    if not ids.numel():
+        return False
     first, last = (int(v) for v in torch.aminmax(ids))
     if first < low or last >= size:
         raise ValueError(f"{op}: {name} must lie in {low}..{size - 1}, got {first}..{last}")
+    return first < 0
 
 
 def absent_of(rows: Tensor) -> Tensor | None:
@@ -70,9 +78,8 @@ def _are_one(coefficients: Tensor) -> bool:
     return coefficients.numel() > 0 and not any(coefficients.stride()) and coefficients[0, 0].item() == 1
 
 
-def _one_each(table: Tensor, rows: Tensor, times: Tensor) -> Tensor:
-    """table[rows] * times, [B,D], for rows [B,1]: a gather, where bags cost more than the work."""
-    absent, ids = absent_of(rows), rows[:, 0]
+def _one_each(table: Tensor, ids: Tensor, absent: Tensor | None, times: Tensor) -> Tensor:
+    """table[ids] * times, [B,D], for times [B,1]: a gather, where bags cost more than the work."""
     found = table.index_select(0, ids if absent is None else ids.clamp(min=0)).to(compute_dtype(table.dtype))
     if not _are_one(times):
         found *= times
@@ -80,11 +87,11 @@ def _one_each(table: Tensor, rows: Tensor, times: Tensor) -> Tensor:
 
 
 def scores_of(hidden: Tensor, weight: Tensor, rows: Tensor) -> Tensor:
-    """See `row_scores`; all ids have been checked. A row that is absent scores as any other."""
+    """See `row_scores`; all ids have been checked, and none is negative, or there is no table."""
     dtype = compute_dtype(weight.dtype)
     if not rows.numel() or not weight.numel():
         return hidden.new_zeros(rows.shape, dtype=dtype)
-    weight, ids = _wide(weight, rows.clamp(min=0))
+    weight, ids = _wide(weight, rows)
     (B, R), V, hidden = rows.shape, weight.shape[0], hidden.to(dtype)
     if R >= V:
         # All products are no more work; and torch has no sparse pattern that is more than full.
@@ -101,9 +108,9 @@ def scores_of(hidden: Tensor, weight: Tensor, rows: Tensor) -> Tensor:
 
 def row_scores(hidden: Tensor, weight: Tensor, rows: Tensor, sparse: bool) -> Tensor:
     """See `seqops.ops._rows`."""
-    check_range("row_scores", "rows", rows, weight.shape[0], low=-1)
-    scores, absent = scores_of(hidden, weight, rows), absent_of(rows)
-    return scores if absent is None else scores.masked_fill_(absent, 0)
+    if not check_range("row_scores", "rows", rows, weight.shape[0], low=-1):
+        return scores_of(hidden, weight, rows)
+    return scores_of(hidden, weight, rows.clamp(min=0)).masked_fill_(rows < 0, 0)
 
 
 def _bags(table: Tensor, ids: Tensor, offsets: Tensor, coefficients: Tensor | None) -> Tensor:
@@ -112,35 +119,34 @@ def _bags(table: Tensor, ids: Tensor, offsets: Tensor, coefficients: Tensor | No
     Each is one sum in the order of n, of which one core does all: the result repeats to the bit.
     """
     table, ids = _wide(table.detach(), ids)
-    return F.embedding_bag(
-        ids,
-        table.contiguous(),
-        offsets.to(ids.dtype),
-        mode="sum",
-        per_sample_weights=None if coefficients is None else coefficients.detach().to(table.dtype),
-        include_last_offset=True,
-    )
+    weights = None if coefficients is None else coefficients.detach().to(table.dtype)
+    # Of torch's numbers for the modes 0 is the sum. F.embedding_bag checks anew what is so by its making here.
+    sums, *_ = torch.embedding_bag(table.contiguous(), ids, offsets.to(ids.dtype), False, 0, False, weights, True)
+    return sums
+
+
+def _summed(table: Tensor, rows: Tensor, absent: Tensor | None, coefficients: Tensor, offsets: Tensor) -> Tensor:
+    """out[b] = the sum of coefficients[n,r] * table[rows[n,r]] over offsets[b] <= n < offsets[b + 1] and r."""
+    if absent is None:
+        return _bags(table, rows.reshape(-1), offsets * rows.shape[1], coefficients.reshape(-1))
+    if bool(table[0].isfinite().all()):
+        # None of row 0 is exactly nothing, and costs less than to leave the place out.
+        own = coefficients.masked_fill(absent, 0).reshape(-1)
+        return _bags(table, rows.clamp(min=0).reshape(-1), offsets * rows.shape[1], own)
+    kept = ~absent
+    before = F.pad(kept.sum(1).cumsum(0), (1, 0))
+    return _bags(table, rows[kept], before[offsets.to(torch.int64)], coefficients.expand_as(rows)[kept])
 
 
 def row_sums(table: Tensor, rows: Tensor, coefficients: Tensor, sparse: bool) -> Tensor:
     """See `seqops.ops._rows`."""
-    check_range("row_sums", "rows", rows, table.shape[0], low=-1)
-    (B, R), absent = rows.shape, absent_of(rows)
+    absent = rows < 0 if check_range("row_sums", "rows", rows, table.shape[0], low=-1) else None
+    B, R = rows.shape
     if not rows.numel() or not table.numel():
         return table.new_zeros(B, table.shape[1], dtype=compute_dtype(table.dtype))
     if R == 1:
-        return _one_each(table, rows, coefficients)
-    offsets = torch.arange(B + 1, device=rows.device).mul_(R)
-    if absent is None:
-        ids, own = rows.reshape(-1), coefficients.reshape(-1)
-    elif bool(table[0].isfinite().all()):
-        # None of row 0 is exactly nothing, and costs less than to leave the place out.
-        ids, own = rows.clamp(min=0).reshape(-1), coefficients.masked_fill(absent, 0).reshape(-1)
-    else:
-        kept = ~absent
-        offsets = torch.cat((offsets[:1], kept.sum(1).cumsum(0)))
-        ids, own = rows[kept], coefficients.expand_as(rows)[kept]
-    return _bags(table, ids, offsets, own)
+        return _one_each(table, rows[:, 0], absent, coefficients)
+    return _summed(table, rows, absent, coefficients, torch.arange(B + 1, dtype=rows.dtype, device=rows.device))
 
 
 def sorted_rows(rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -179,14 +185,14 @@ def row_segments(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     bounds = np.ones(len(own) + 1, dtype=bool)
     np.not_equal(own[1:], own[:-1], out=bounds[1:-1])
     offsets = np.flatnonzero(bounds)
-    return ids[offsets[:-1]].to(torch.int64), torch.from_numpy(offsets), order
+    return torch.from_numpy(own[offsets[:-1]].astype(np.int64)), torch.from_numpy(offsets), order
 
 
 def _sources(order: Tensor, index: Tensor | None, coefficients: Tensor) -> tuple[Tensor, Tensor | None]:
     """In the order of the sum the source rows, and the coefficients where they are not all 1."""
-    if index is None:
-        index = torch.arange(coefficients.shape[0], dtype=order.dtype, device=order.device)
-    items = index.to(order.dtype)[:, None].expand(coefficients.shape).reshape(-1).index_select(0, order)
+    items = order // coefficients.shape[1] if coefficients.shape[1] > 1 else order
+    if index is not None:
+        items = index.to(order.dtype).index_select(0, items)
     return items, None if _are_one(coefficients) else coefficients.reshape(-1).index_select(0, order)
 
 
@@ -222,3 +228,22 @@ def row_scatter_sparse(
         return ids, source.new_zeros(ids.shape[0], source.shape[1], dtype=dtype)
     items, own = _sources(order, index, coefficients)
     return ids, _bags(source, items, offsets, own).to(dtype)
+
+
+def row_sums_scatter(
+    table: Tensor, rows: Tensor, coefficients: Tensor, index: Tensor, num_rows: int, dtype: torch.dtype
+) -> Tensor:
+    """See `seqops.ops._rows`."""
+    ids, values = row_sums_scatter_sparse(table, rows, coefficients, index, num_rows, dtype)
+    return table.new_zeros(num_rows, table.shape[1], dtype=dtype).index_copy_(0, ids, values)
+
+
+def row_sums_scatter_sparse(
+    table: Tensor, rows: Tensor, coefficients: Tensor, index: Tensor, num_rows: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """See `seqops.ops._rows`. The items of a row one after the other are one bag: no item's own sum is written."""
+    ids, offsets, order = row_segments(index)
+    if not ids.numel() or not rows.numel() or not table.numel():
+        return ids, table.new_zeros(ids.shape[0], table.shape[1], dtype=dtype)
+    rows, coefficients = rows.index_select(0, order), coefficients.index_select(0, order)
+    return ids, _summed(table, rows, absent_of(rows), coefficients, offsets).to(dtype)

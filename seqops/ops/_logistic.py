@@ -11,7 +11,7 @@ from torch import Tensor
 from ..cpu._dtypes import compute_dtype
 from ._autograd import once_differentiable
 from ._checks import check_device, check_dtypes, check_shape
-from ._rows import check_ids, check_sparse, row_gradient, row_sums
+from ._rows import check_ids, check_sparse, row_gradient, row_sums, row_sums_gradient
 
 if TYPE_CHECKING:
     from ..embeddings.sampler import NegativeSampler
@@ -62,8 +62,9 @@ def pairs(
         center = torch.where(center == padding_idx, -1, center)
         target = torch.where(target == padding_idx, -1, target)
     member = center >= 0
-    present = (member.any(1) if bags else member) & (target >= 0)
-    target = torch.where(present | (target < 0), target, -1)
+    # Of a pair without centre too a target that is out of range stays what it is, and is found.
+    target = torch.where(member.any(1) if bags else member, target, target.clamp(max=-1))
+    present = target >= 0
     if not bags:
         return Pairs(in_weight, center, target, present)
     coefficients = member.to(compute_dtype(in_weight.dtype))
@@ -107,12 +108,10 @@ def logistic_backward(ctx: Any, saved: Sequence[Tensor], dloss: Tensor, *_: Any)
     slopes = slopes * dloss[:, None]
     dsource = dweight = None
     if need_source:
-        dsource = row_sums(weight, rows, slopes)
         if index is None:
-            dsource = dsource.to(source.dtype)
+            dsource = row_sums(weight, rows, slopes).to(source.dtype)
         else:
-            ones = dsource.new_ones(1, 1).expand(index.shape[0], 1)
-            dsource = row_gradient(dsource, None, ones, index[:, None], source, ctx.sparse)
+            dsource = row_sums_gradient(weight, rows, slopes, index, source, ctx.sparse)
     if need_weight:
         dweight = row_gradient(source, index, slopes, rows, weight, ctx.sparse)
     return dsource, dweight

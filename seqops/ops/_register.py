@@ -63,13 +63,16 @@ def register(
     fake: Callable[..., Any],
     kernel_takes: Callable[..., bool],
     function: type[torch.autograd.Function] | None = None,
-) -> None:
+) -> Callable[..., Any]:
     """Registers `seqops::<name>(...)`, whose implementations are `kernels.<module>.<name>` and `cpu.<module>.<name>`.
 
     A GPU tensor takes the Triton launcher, a CPU tensor the torch path; under `TRITON_INTERPRET=1` a CPU tensor takes
     the launcher too. `kernel_takes(*args)` says whether the kernels cover these arguments (dtype, size); where they do
     not, the torch path runs on whatever device the tensors are on. `function` takes the op's arguments, gives its
     results and differentiates it; an op without one, such as a backward, refuses tensors that require grad.
+
+    Gives the op to call: without gradients, on plain CPU tensors, past the dispatcher, whose way costs more than a
+    small problem's work.
     """
     op = schema.partition("(")[0]
 
@@ -101,3 +104,11 @@ def register(
     _LIBRARY.impl(op, run, "CPU")
     _LIBRARY.impl(op, differentiate, "Autograd")
     torch.library.register_fake(f"seqops::{op}", fake, lib=_LIBRARY)
+    dispatched = getattr(torch.ops.seqops, op)
+
+    def call(*args: Any) -> Any:
+        if not torch.is_grad_enabled() and calls_directly(*(a for a in args if isinstance(a, torch.Tensor))):
+            return run(*args)
+        return dispatched(*args)
+
+    return call

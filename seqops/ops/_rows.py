@@ -16,7 +16,16 @@ from ._autograd import once_differentiable
 from ._checks import check_device, check_shape
 from ._register import register
 
-__all__ = ["check_ids", "check_sparse", "gather", "kernel_takes", "row_gradient", "row_scores", "row_sums"]
+__all__ = [
+    "check_ids",
+    "check_sparse",
+    "gather",
+    "kernel_takes",
+    "row_gradient",
+    "row_scores",
+    "row_sums",
+    "row_sums_gradient",
+]
 
 
 def check_ids(op: str, name: str, ids: Tensor, shape: Sequence[int | str], first_name: str, first: Tensor) -> None:
@@ -39,21 +48,36 @@ def row_gradient(
     Its rows are summed in the order of the batch, whatever runs beside: the result repeats to the bit.
     """
     if not sparse:
-        dense: Tensor = torch.ops.seqops.row_scatter(source, index, coefficients, rows, like.shape[0], like.dtype)
+        dense: Tensor = _row_scatter(source, index, coefficients, rows, like.shape[0], like.dtype)
         return dense
-    ids, values = torch.ops.seqops.row_scatter_sparse(source, index, coefficients, rows, like.shape[0], like.dtype)
+    ids, values = _row_scatter_sparse(source, index, coefficients, rows, like.shape[0], like.dtype)
+    return _coalesced(ids, values, like)
+
+
+def row_sums_gradient(
+    table: Tensor, rows: Tensor, coefficients: Tensor, index: Tensor, like: Tensor, sparse: bool
+) -> Tensor:
+    """The gradient of the table `like`: the sum over [N,R] of coefficients * table[rows[n,r]] at row index[n]."""
+    if not sparse:
+        dense: Tensor = _row_sums_scatter(table, rows, coefficients, index, like.shape[0], like.dtype)
+        return dense
+    ids, values = _row_sums_scatter_sparse(table, rows, coefficients, index, like.shape[0], like.dtype)
+    return _coalesced(ids, values, like)
+
+
+def _coalesced(ids: Tensor, values: Tensor, like: Tensor) -> Tensor:
     return torch.sparse_coo_tensor(ids[None], values, like.shape, is_coalesced=True, check_invariants=False)
 
 
 def row_scores(hidden: Tensor, weight: Tensor, rows: Tensor, *, sparse: bool = False) -> Tensor:
     """hidden[b] . weight[rows[b,r]], [B,R] in fp32, or fp64 where the table is."""
-    scores: Tensor = torch.ops.seqops.row_scores(hidden, weight, rows, sparse)
+    scores: Tensor = _row_scores(hidden, weight, rows, sparse)
     return scores
 
 
 def row_sums(table: Tensor, rows: Tensor, coefficients: Tensor, *, sparse: bool = False) -> Tensor:
     """The sum of coefficients[b,r] * table[rows[b,r]], [B,D] in fp32, or fp64 where the table is."""
-    sums: Tensor = torch.ops.seqops.row_sums(table, rows, coefficients, sparse)
+    sums: Tensor = _row_sums(table, rows, coefficients, sparse)
     return sums
 
 
@@ -118,12 +142,25 @@ def _scatter_sparse_fake(
     return rows.new_empty(used, dtype=torch.int64), source.new_empty(used, source.shape[1], dtype=dtype)
 
 
+def _sums_scatter_fake(
+    table: Tensor, rows: Tensor, coefficients: Tensor, index: Tensor, num_rows: int, dtype: torch.dtype
+) -> Tensor:
+    return table.new_empty(num_rows, table.shape[1], dtype=dtype)
+
+
+def _sums_scatter_sparse_fake(
+    table: Tensor, rows: Tensor, coefficients: Tensor, index: Tensor, num_rows: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    used = torch.library.get_ctx().new_dynamic_size()
+    return rows.new_empty(used, dtype=torch.int64), table.new_empty(used, table.shape[1], dtype=dtype)
+
+
 def kernel_takes(first: Tensor, *_: Any) -> bool:
     return first.dtype != torch.float64
 
 
 # rows int [B,R]. Gives [B,R].
-register(
+_row_scores = register(
     "row_scores(Tensor hidden, Tensor weight, Tensor rows, bool sparse) -> Tensor",
     "rows",
     _scores_fake,
@@ -131,7 +168,7 @@ register(
     RowScores,
 )
 # Gives [B,D]: the sum of coefficients[b,r] * table[rows[b,r]], in fp32, or fp64 where the table is.
-register(
+_row_sums = register(
     "row_sums(Tensor table, Tensor rows, Tensor coefficients, bool sparse) -> Tensor",
     "rows",
     _sums_fake,
@@ -140,7 +177,7 @@ register(
 )
 # rows and coefficients [N,R]; index [N], N source rows in order where None. Gives [num_rows, D]: at each row the sum of
 # coefficients[n,r] * source[index[n]] over where it stands, in fp32 or fp64, then rounded once.
-register(
+_row_scatter = register(
     "row_scatter(Tensor source, Tensor? index, Tensor coefficients, Tensor rows, SymInt num_rows, ScalarType dtype) "
     "-> Tensor",
     "rows",
@@ -148,10 +185,27 @@ register(
     kernel_takes,
 )
 # The same for the rows that stand in `rows` alone: their numbers, ascending, and their sums.
-register(
+_row_scatter_sparse = register(
     "row_scatter_sparse(Tensor source, Tensor? index, Tensor coefficients, Tensor rows, SymInt num_rows, "
     "ScalarType dtype) -> (Tensor, Tensor)",
     "rows",
     _scatter_sparse_fake,
+    kernel_takes,
+)
+# rows and coefficients [N,R], index [N]. Gives [num_rows, D]: at each row the sum of coefficients[n,r] *
+# table[rows[n,r]] over r and where it stands in index, in fp32 or fp64, then rounded once.
+_row_sums_scatter = register(
+    "row_sums_scatter(Tensor table, Tensor rows, Tensor coefficients, Tensor index, SymInt num_rows, ScalarType dtype) "
+    "-> Tensor",
+    "rows",
+    _sums_scatter_fake,
+    kernel_takes,
+)
+# The same for the rows that stand in `index` alone: their numbers, ascending, and their sums.
+_row_sums_scatter_sparse = register(
+    "row_sums_scatter_sparse(Tensor table, Tensor rows, Tensor coefficients, Tensor index, SymInt num_rows, "
+    "ScalarType dtype) -> (Tensor, Tensor)",
+    "rows",
+    _sums_scatter_sparse_fake,
     kernel_takes,
 )

@@ -86,7 +86,7 @@ def glove_loss(
     i, j = torch.where(present, i, -1), torch.where(present, j, -1)
     # A pair that is left out scores 0, and is compared with log(1).
     count = torch.where(present, x.detach(), 1).to(dtype)
-    score = torch.ops.seqops.glove_scores(weight, context_weight, bias, context_bias, i, j, sparse)
+    score = glove_scores(weight, context_weight, bias, context_bias, i, j, sparse)
     share = (count / x_max).pow(alpha).clamp(max=1)
     loss = share * (score - count.log()).square()
     if reduction == "none":
@@ -111,7 +111,7 @@ class GloveScores(torch.autograd.Function):
         ctx.sparse = sparse
         given = weight, context_weight, bias, context_bias, i, j
         ctx.save_for_backward(*given)
-        scores: Tensor = torch.ops.seqops.glove_scores(*given, sparse)
+        scores: Tensor = glove_scores(*given, sparse)
         return scores
 
     @staticmethod
@@ -137,7 +137,7 @@ def _scores_fake(
 
 # i and j int [N], both negative where a pair is left out: it scores 0 and has no gradient. Gives the scores [N], in
 # fp32 at least. Torch gathers as fast as a kernel would, on every device.
-register(
+glove_scores = register(
     "glove_scores(Tensor weight, Tensor context_weight, Tensor bias, Tensor context_bias, Tensor i, Tensor j, "
     "bool sparse) -> Tensor",
     "glove_loss",

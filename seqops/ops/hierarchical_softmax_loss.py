@@ -68,7 +68,7 @@ def hierarchical_softmax_loss(
     check_shape(op, "node_weight", node_weight, (tree.num_classes - 1, in_weight.shape[1]))
     check_dtypes(op, in_weight=in_weight, node_weight=node_weight)
     check_device(op, "tree", tree.nodes, "in_weight", in_weight)
-    loss, _, _ = torch.ops.seqops.hierarchical_softmax_fwd(
+    loss, _, _ = hierarchical_softmax_fwd(
         p.source, p.index, node_weight, p.target, tree.nodes, tree.signs, tree.offsets, tree.max_depth, sparse
     )
     return reduce(loss, p.present, weight, reduction)
@@ -81,7 +81,7 @@ class HierarchicalSoftmaxLoss(torch.autograd.Function):
     def forward(
         ctx: Any, source: Tensor, index: Tensor | None, weight: Tensor, target: Tensor, *rest: Any
     ) -> tuple[Tensor, Tensor, Tensor]:
-        loss, slopes, rows = torch.ops.seqops.hierarchical_softmax_fwd(source, index, weight, target, *rest)
+        loss, slopes, rows = hierarchical_softmax_fwd(source, index, weight, target, *rest)
         ctx.sparse = rest[-1]
         ctx.mark_non_differentiable(slopes, rows)
         ctx.save_for_backward(source, index, weight, slopes, rows)
@@ -111,7 +111,7 @@ def _fwd_fake(
 
 # target [B], -1: the pair is left out; the paths as in HuffmanTree. Gives loss [B], and slopes and rows [B,depth] as
 # negative_sampling_fwd does, the rows being nodes.
-register(
+hierarchical_softmax_fwd = register(
     "hierarchical_softmax_fwd(Tensor source, Tensor? index, Tensor weight, Tensor target, Tensor nodes, Tensor signs, "
     "Tensor offsets, int depth, bool sparse) -> (Tensor, Tensor slopes, Tensor rows)",
     "logistic",

@@ -89,7 +89,7 @@ def negative_sampling_loss(
     else:
         table = (negatives.threshold, negatives.alias, draw_seed(in_weight.device, generator))
         given = None
-    loss, _, _ = torch.ops.seqops.negative_sampling_fwd(
+    loss, _, _ = negative_sampling_fwd(
         p.source,
         p.index,
         out_weight,
@@ -112,7 +112,7 @@ class NegativeSamplingLoss(torch.autograd.Function):
     def forward(
         ctx: Any, source: Tensor, index: Tensor | None, weight: Tensor, target: Tensor, *rest: Any
     ) -> tuple[Tensor, Tensor, Tensor]:
-        loss, slopes, rows = torch.ops.seqops.negative_sampling_fwd(source, index, weight, target, *rest)
+        loss, slopes, rows = negative_sampling_fwd(source, index, weight, target, *rest)
         ctx.sparse = rest[-1]
         ctx.mark_non_differentiable(slopes, rows)
         ctx.save_for_backward(source, index, weight, slopes, rows)
@@ -143,7 +143,7 @@ def _fwd_fake(
 
 # target [B], -1: the pair is left out. negatives [B,K], or a sampler's table and a seed. Gives loss [B], and for each
 # pair, the target first, slopes [B,1+K], the loss's in the scores, and rows [B,1+K] int32, -1 where left out.
-register(
+negative_sampling_fwd = register(
     "negative_sampling_fwd(Tensor source, Tensor? index, Tensor weight, Tensor target, Tensor? negatives, "
     "Tensor? threshold, Tensor? alias, Tensor? seed, SymInt num_negatives, int attempts, int padding_idx, "
     "float positive_weight, bool sparse) -> (Tensor, Tensor slopes, Tensor rows)",
