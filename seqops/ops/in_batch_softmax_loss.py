@@ -60,14 +60,18 @@ def in_batch_softmax_loss(
             check_device(op, name, given, "query", query)
             if given.dtype not in (query.dtype, dtype):
                 raise TypeError(f"{op}: {name} must be {dtype}, got {given.dtype}")
-    scores = (query @ key.t()).to(dtype) / temperature
-    if log_q is not None:
-        scores = scores - log_q.detach().to(dtype)
-    own = torch.arange(query.shape[0], device=query.device)
+    correction = None if log_q is None else -log_q.detach().to(dtype)
+    if query.dtype == dtype and not torch.is_autocast_enabled(query.device.type):
+        # What is done to the queries, or within the product, needs no pass over [B, B].
+        scaled = query / temperature
+        scores = scaled @ key.t() if correction is None else torch.addmm(correction, scaled, key.t())
+    else:
+        scores = (query @ key.t()).to(dtype) / temperature
+        scores = scores if correction is None else scores + correction
     if ids is not None:
         check_ids(op, "ids", ids, query.shape[:1], "query", query)
-        twins = (ids[:, None] == ids) & (own[:, None] != own)
-        scores = scores.masked_fill(twins, -torch.inf)
+        scores = scores.masked_fill_((ids[:, None] == ids).fill_diagonal_(False), -torch.inf)
+    own = torch.arange(query.shape[0], device=query.device)
     loss = F.cross_entropy(scores, own, reduction="none")
     loss = loss if weight is None else loss * weight.to(dtype)
     return loss if reduction == "none" else loss.sum() if reduction == "sum" else loss.mean()
