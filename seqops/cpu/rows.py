@@ -31,6 +31,10 @@ __all__ = [
 ]
 
 
+# Numbers that are gathered at less cost than that of reading them where they lie.
+_FEW = 2**20
+
+
 def check_range(op: str, name: str, ids: Tensor, size: int, low: int = 0) -> bool:
     """Raises where ids on a CPU are out of range; to look at a GPU's would make the host wait.
 
@@ -96,6 +100,8 @@ def scores_of(hidden: Tensor, weight: Tensor, rows: Tensor) -> Tensor:
     if R >= V:
         # All products are no more work; and torch has no sparse pattern that is more than full.
         return (hidden @ weight.t()).gather(1, ids.to(torch.int64))
+    if R == 1 and B * hidden.shape[1] <= _FEW:
+        return torch.linalg.vecdot(hidden, weight.index_select(0, ids[:, 0]))[:, None]
     if weight.device.type != "cpu":
         return (weight.index_select(0, ids.flatten()).view(B, R, -1) * hidden[:, None]).sum(2)
     _announce_csr()

@@ -73,25 +73,28 @@ def glove_loss(
     check_ids(op, "j", j, i.shape, "weight", weight)
     check_shape(op, "x", x, i.shape)
     check_device(op, "x", x, "weight", weight)
-    dtype = compute_dtype(weight.dtype)
+    V, U, dtype = weight.shape[0], context_weight.shape[0], compute_dtype(weight.dtype)
     if x.dtype not in (weight.dtype, torch.float32, torch.float64):
         raise TypeError(f"{op}: x must be {dtype}, got {x.dtype}")
-    check_range(op, "i", i, weight.shape[0], low=-1)
-    check_range(op, "j", j, context_weight.shape[0], low=-1)
-    present = (i >= 0) & (j >= 0)
-    if x.device.type != "cpu" or torch.compiler.is_compiling():
-        present = present & (i < weight.shape[0]) & (j < context_weight.shape[0]) & (x > 0)
-    elif not bool((x > 0).all()):
+    some_absent = [check_range(op, n, of, size, low=-1) for n, of, size in (("i", i, V), ("j", j, U))]
+    on_trust = x.device.type != "cpu" or torch.compiler.is_compiling()
+    if not on_trust and not bool((x > 0).all()):
         raise ValueError(f"{op}: x must be above 0, got {x[~(x > 0)][0].item()}")
-    i, j = torch.where(present, i, -1), torch.where(present, j, -1)
-    # A pair that is left out scores 0, and is compared with log(1).
-    count = torch.where(present, x.detach(), 1).to(dtype)
+    count, present = x.detach().to(dtype), None
+    if any(some_absent):
+        present = (i >= 0) & (j >= 0)
+        if on_trust:
+            present = present & (i < V) & (j < U) & (x > 0)
+        i, j = torch.where(present, i, -1), torch.where(present, j, -1)
+        # A pair that is left out scores 0, and is compared with log(1).
+        count = torch.where(present, count, 1)
     score = glove_scores(weight, context_weight, bias, context_bias, i, j, sparse)
     share = (count / x_max).pow(alpha).clamp(max=1)
     loss = share * (score - count.log()).square()
     if reduction == "none":
         return loss
-    return loss.sum() if reduction == "sum" else loss.sum() / present.sum()
+    total = loss.sum()
+    return total if reduction == "sum" else total / (loss.numel() if present is None else present.sum())
 
 
 class GloveScores(torch.autograd.Function):
