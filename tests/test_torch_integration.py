@@ -346,6 +346,24 @@ def test_vmap(model: Model) -> None:
     torch.testing.assert_close(torch.func.vmap(model)(x), torch.stack([model(item) for item in x]))
 
 
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_many_gradients_at_once(model: Model) -> None:
+    """As torch.autograd.functional.jacobian asks for them with vectorize=True."""
+    wanted = [rand(T, B, I).requires_grad_(), *model.parameters()]
+    output = model(wanted[0], torch.tensor([1, 4, 2]))
+    directions = rand(2, *output.shape)
+    got = torch.autograd.grad(output, wanted, directions, retain_graph=True, is_grads_batched=True)
+    each = [torch.autograd.grad(output, wanted, d, retain_graph=True) for d in directions]
+    for g, expected in zip(got, zip(*each, strict=True), strict=True):
+        torch.testing.assert_close(g, torch.stack(expected))
+
+
+def test_gradients_at_once_of_the_reset_gate_before_the_product() -> None:
+    gru, x = nn.GRU(I, H, reset_after=False), rand(T, B, I)
+    jacobians = [torch.autograd.functional.jacobian(lambda x: gru(x)[0], x, vectorize=v) for v in (True, False)]
+    torch.testing.assert_close(*jacobians)
+
+
 @pytest.mark.parametrize("trainable", [True, False])
 def test_what_cannot_be_derived_is_refused(model: Model, trainable: bool) -> None:
     """Forward mode would be silently 0, and torch.func needs what our Functions do not have."""

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..cpu._recurrent import HiddenWeights
 from ._checks import check_shape
-from ._recurrent import without_padding
+from ._recurrent import rows_of, without_padding
 
 __all__ = ["check_norms", "input_side", "kernel_takes", "weight_gradient"]
 
@@ -50,4 +50,4 @@ def weight_gradient(
     d_products: Tensor, h_prev: Tensor, w_hh: Tensor, recurrent_mask: Tensor | None, heads: int
 ) -> Tensor:
     met = h_prev if recurrent_mask is None else h_prev * recurrent_mask
-    return HiddenWeights(w_hh, heads).gradient(d_products.flatten(0, 1), met.flatten(0, 1))
+    return HiddenWeights(w_hh, heads).gradient(rows_of(d_products), rows_of(met))

@@ -23,6 +23,7 @@ __all__ = [
     "check_weights",
     "fits_torch",
     "input_gradients",
+    "rows_of",
     "without_padding",
 ]
 
@@ -163,6 +164,11 @@ def without_padding(lengths: Tensor | None, *tensors: Tensor) -> tuple[Tensor, .
     return tuple(t.masked_fill(ended, 0) for t in tensors)
 
 
+def rows_of(t: Tensor) -> Tensor:
+    """[T,B,...] -> [T*B,...]; not by flatten, for which torch.autograd.grad with is_grads_batched has no rule."""
+    return t.reshape(t.shape[0] * t.shape[1], *t.shape[2:])
+
+
 def input_gradients(
     needs: Sequence[bool],
     dgx: Tensor,
@@ -178,8 +184,8 @@ def input_gradients(
     db_ih = dgx.sum((0, 1)) if need_b_ih else None
     return (
         dgx @ w_ih if need_x else None,
-        dgx.flatten(0, 1).t() @ x.flatten(0, 1) if need_w_ih else None,
-        HiddenWeights(w_hh, heads).gradient(dgh.flatten(0, 1), h_prev.flatten(0, 1)) if need_w_hh else None,
+        rows_of(dgx).t() @ rows_of(x) if need_w_ih else None,
+        HiddenWeights(w_hh, heads).gradient(rows_of(dgh), rows_of(h_prev)) if need_w_hh else None,
         db_ih,
         (db_ih if dgh is dgx and db_ih is not None else dgh.sum((0, 1))) if need_b_hh else None,
     )

@@ -20,6 +20,7 @@ from ._recurrent import (
     check_weights,
     fits_torch,
     input_gradients,
+    rows_of,
     without_padding,
 )
 from ._register import register, takes_torch_path, torch_has_its_own
@@ -220,7 +221,7 @@ class GRUSequence(torch.autograd.Function):
         if dw_hh is not None and not ctx.reset_after:
             # n's weights met r * h in the place of h.
             own = slice(2 * h0.shape[1], None)
-            dw_hh[own] = HiddenWeights(w_hh[own], ctx.heads).gradient(dgx[..., own].flatten(0, 1), rh.flatten(0, 1))
+            dw_hh[own] = HiddenWeights(w_hh[own], ctx.heads).gradient(rows_of(dgx[..., own]), rows_of(rh))
         dh0, by_reset = dh0 if need_h0 else None, by_reset if need_reset_state else None
         return dx, dh0, dw_ih, dw_hh, db_ih, db_hh, None, None, by_reset, *[None] * 6
 
