@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import gzip
+import os
 import pathlib
 from typing import Any
 
@@ -65,6 +67,10 @@ def test_analogy_evaluate_and_plot(
     assert "100.0%       1 of      1  family" in text
     assert "Spearman 1.000" in text
     assert text.count("1 with unknown words left out") == 2
+    packed = tmp_path / "questions.gz"
+    packed.write_bytes(gzip.compress(b"\xef\xbb\xbf\n: family\nman woman king queen\n"))
+    assert main(["evaluate", str(packed), *v]) == 0
+    assert "100.0%       1 of      1  family" in capsys.readouterr().out
     for words in ([], ["man"], ["king", "queen", "a$b"]):
         picture = tmp_path / f"{len(words)}.png"
         assert main(["plot", *words, "--out", str(picture), *v]) == 0
@@ -151,6 +157,8 @@ def test_bad_input_of_training(
         ([str(corpus), *good, "--model", "glove", "--batch-words", "9"], "--batch-words is no option of --model glove"),
         ([str(corpus), *good, "--x-max", "9"], "--x-max is no option of --model sg"),
         ([str(corpus), *good, "--device", "x"], "--device must be cpu or cuda, got 'x'"),
+        ([str(corpus), *good, "--device", "meta"], "--device must be cpu or cuda, got 'meta'"),
+        ([os.devnull, *good], f"{os.devnull}: must be a file, which can be read twice"),
     ):
         assert main(["word2vec", *arguments]) == 1, arguments
         error = capsys.readouterr().err
@@ -176,6 +184,7 @@ def test_bad_input_of_questions(
         (["plot", "kingg", "--out", str(tmp_path / "p.png"), *v], "'kingg' is not in the vocabulary"),
         (["neighbors", "king", "-k", "0", *v], "k must be 1 or more"),
         (["neighbors", "king", "--vectors", str(cut)], "cut.txt: "),
+        (["neighbors", "king", "--encoding", "utf-9", *v], "'utf-9' is no encoding"),
         (["neighbors", "king", "--vectors", str(tmp_path / "none")], "none: No such file or directory"),
         (["evaluate", str(questions), *v], "line 2 must be ': section' or four words"),
         (["evaluate", str(tmp_path / "none"), *v], "none: No such file or directory"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import errno
 import gzip
 import math
@@ -84,10 +85,27 @@ def test_vocabulary_refuses(tmp_path: pathlib.Path) -> None:
         Vocabulary.from_corpus([["a", "b", "c"]])
     with pytest.raises(ValueError, match="min_count and max_size must be 1 or more"):
         Vocabulary({"a": 1}, min_count=0)
-    cut = tmp_path / "cut.gz"
-    cut.write_bytes(gzip.compress(b"some words " * 100)[:-20])
-    with pytest.raises(ValueError, match=r"cut.gz: "):
-        Vocabulary.from_corpus(cut)
+    for encoding in ("rot13", "base64"):  # of Python's, but of no text
+        with pytest.raises(ValueError, match=f"'{encoding}' is no encoding"):
+            Vocabulary.from_corpus(latin, encoding=encoding)
+    with pytest.raises(TypeError, match="words must be str, got 3"):
+        Vocabulary.from_corpus([["a", 3]], min_count=1)  # type: ignore[list-item]
+    packed = gzip.compress(b"some words " * 100)
+    for broken in (packed[:-20], packed[:12] + b"\xff" * 20, b"some words"):
+        path = tmp_path / "broken.gz"
+        path.write_bytes(broken)
+        with pytest.raises(ValueError, match=r"broken.gz: "):
+            Vocabulary.from_corpus(path)
+        with pytest.raises(ValueError, match=r"broken.gz: "):
+            WordVectors.load(path)
+
+
+def test_sentences_that_come_only_once() -> None:
+    sentences = iter([["a", "b"], ["a"]])
+    vocabulary = Vocabulary.from_corpus(sentences, min_count=1)
+    assert vocabulary.words == ["a", "b"]
+    with pytest.raises(ValueError, match="an iterator has them only once"):
+        EncodedCorpus.encode(sentences, vocabulary)
 
 
 def test_pruning_bounds_the_memory() -> None:
@@ -339,6 +357,12 @@ def test_bytes_of_the_files(tmp_path: pathlib.Path) -> None:
     assert torch.equal(WordVectors.load(path).vectors, known.vectors)
     path.write_bytes(b"one 1.0 -0.5\n. . . 0.1 2e-7\n")
     assert WordVectors.load(path).words == ["one", ". . ."]
+    for mark in (b"", codecs.BOM_UTF8):
+        for header in (b"", b"2 2\n"):
+            path.write_bytes(mark + header + b"one 1.0 -0.5\ntwo 0.1 2e-7\n")
+            assert WordVectors.load(path).words == known.words
+            assert torch.equal(WordVectors.load(path).vectors, known.vectors)
+    path.write_bytes(b"one 1.0 -0.5\n. . . 0.1 2e-7\n")
     packed = tmp_path / "vectors.gz"
     packed.write_bytes(gzip.compress(path.read_bytes()))
     assert WordVectors.load(packed).words == ["one", ". . ."]
@@ -411,6 +435,13 @@ def test_bad_files(content: bytes, message: str, tmp_path: pathlib.Path) -> None
     path.write_bytes(content)
     with pytest.raises(ValueError, match="vectors: .*" + message):
         WordVectors.load(path)
+
+
+def test_vectors_in_an_encoding_that_there_is_not(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "vectors"
+    some_vectors().save(path)
+    with pytest.raises(ValueError, match="vectors: 'klingon' is no encoding"):
+        WordVectors.load(path, encoding="klingon")
 
 
 def test_save_refuses(tmp_path: pathlib.Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from ._files import read_pieces
 from .corpus import EncodedCorpus
 from .evaluation import evaluate_analogies, evaluate_pairs
 from .formats import FORMATS
@@ -118,7 +119,8 @@ def run(options: argparse.Namespace) -> int:
         print(f"{options.command}: {named}", file=sys.stderr)
         return 1
     except (ValueError, KeyError, ModuleNotFoundError) as error:
-        print(f"{options.command}: {error.args[0] if error.args else error}", file=sys.stderr)
+        # str(KeyError) has quotes around the message; a UnicodeError's first argument is its codec.
+        print(f"{options.command}: {error.args[0] if isinstance(error, KeyError) else error}", file=sys.stderr)
         return 1
     return 0
 
@@ -150,6 +152,9 @@ def _word2vec(o: argparse.Namespace) -> None:
         _check_target(path)
     if torch.device(_device(o.device)).type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"--device {o.device}: torch sees no GPU")
+    for path in o.corpus:
+        if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):
+            raise ValueError(f"{path}: must be a file, which can be read twice")
     reading = {"lowercase": o.lowercase, "encoding": o.encoding}
     vocabulary = Vocabulary.from_corpus(o.corpus, min_count=o.min_count, **reading)
     corpus = EncodedCorpus.encode(o.corpus, vocabulary, **reading)
@@ -179,11 +184,10 @@ def _word2vec(o: argparse.Namespace) -> None:
 
 
 def _device(name: str) -> str:
-    try:
-        torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"--device must be cpu or cuda, got {name!r}") from None
-    return name
+    with suppress(RuntimeError):
+        if torch.device(name).type in ("cpu", "cuda"):
+            return name
+    raise ValueError(f"--device must be cpu or cuda, got {name!r}")
 
 
 class _Teller:
@@ -236,9 +240,8 @@ def _analogy(o: argparse.Namespace) -> None:
 def _evaluate(o: argparse.Namespace) -> None:
     vectors = _load(o)
     for path in o.files:
-        with open(path, "rb") as file:
-            first = file.readline()
-        if first.lstrip(b"\xef\xbb\xbf").startswith(b":"):
+        first = "".join(read_pieces(path, o.encoding)).lstrip()[:1]
+        if first == ":":
             found = evaluate_analogies(vectors, path, encoding=o.encoding)
             for section, (correct, total) in found.sections.items():
                 print(f"{correct / total:7.1%}  {correct:6} of {total:6}  {section}")

@@ -6,15 +6,19 @@ import codecs
 import gzip
 import os
 import tempfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-__all__ = ["StrPath", "decode_error", "open_binary", "read_pieces", "replaced"]
+__all__ = ["BOM", "BROKEN", "StrPath", "check_encoding", "decode_error", "open_binary", "read_pieces", "replaced"]
 
 StrPath = str | os.PathLike[str]
 PIECE = 2**22  # bytes
+BOM = codecs.BOM_UTF8
+# What reading a .gz raises where it is cut off, none, or has bytes that it cannot have.
+BROKEN = (EOFError, gzip.BadGzipFile, zlib.error)
 
 
 def open_binary(path: StrPath) -> IO[bytes]:
@@ -22,6 +26,14 @@ def open_binary(path: StrPath) -> IO[bytes]:
     if str(path).endswith(".gz"):
         return gzip.open(path)  # type: ignore[return-value]
     return open(path, "rb")
+
+
+def check_encoding(path: StrPath, encoding: str) -> None:
+    """Of text: Python has others, from bytes to bytes."""
+    try:
+        "".encode(encoding)
+    except LookupError:
+        raise ValueError(f"{os.fspath(path)}: {encoding!r} is no encoding") from None
 
 
 def decode_error(path: StrPath, encoding: str, position: int) -> ValueError:
@@ -33,16 +45,14 @@ def read_pieces(path: StrPath, encoding: str = "utf-8", piece: int = PIECE) -> I
 
     A byte order mark at the start is left out.
     """
-    try:
-        decoder = codecs.getincrementaldecoder(encoding)()
-    except LookupError:
-        raise ValueError(f"{os.fspath(path)}: {encoding!r} is no encoding") from None
+    check_encoding(path, encoding)
+    decoder = codecs.getincrementaldecoder(encoding)()
     rest, position, begins = "", 0, True
     with open_binary(path) as file:
         while True:
             try:
                 data = file.read(piece)
-            except (EOFError, gzip.BadGzipFile) as error:
+            except BROKEN as error:
                 raise ValueError(f"{os.fspath(path)}: {error}") from None
             pending = len(decoder.getstate()[0])
             try:

@@ -61,13 +61,16 @@ class EncodedCorpus:
             OSError: a file cannot be read or written. ValueError: wrong encoding, or no word of it is known.
         """
         index = {**vocabulary.index, END: SENTENCE_END}
-        known = 0
+        read = known = 0
         with tempfile.TemporaryFile(dir=folder) as file:
             for words in read_words(corpus, encoding=encoding, lowercase=lowercase):
                 ids = np.fromiter(map(index.get, words, repeat(_UNKNOWN)), np.int32, len(words))
                 ids = ids[ids != _UNKNOWN]
+                read += len(words)
                 known += int(np.count_nonzero(ids >= 0))
                 file.write(ids.tobytes())
+            if not read:
+                raise ValueError("EncodedCorpus: the corpus has no sentences; an iterator has them only once")
             if not known:
                 raise ValueError("EncodedCorpus: no word of the corpus is in the vocabulary")
             file.flush()

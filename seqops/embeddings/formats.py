@@ -8,7 +8,7 @@ from typing import IO
 
 import numpy as np
 
-from ._files import StrPath, decode_error, open_binary, replaced
+from ._files import BOM, BROKEN, StrPath, check_encoding, decode_error, open_binary, replaced
 
 __all__ = ["FORMATS", "load_vectors", "save_vectors"]
 
@@ -59,7 +59,7 @@ def load_vectors(
 
     Args:
         form: None finds out: GloVe's has no first line of two numbers, the binary form has bytes that are no text.
-        encoding: of the words.
+        encoding: of the words. A byte order mark at the start is left out.
         limit: read at most this many.
 
     Raises:
@@ -67,19 +67,17 @@ def load_vectors(
             a word twice or a number that is not finite; the message says where.
     """
     name = os.fspath(path)
-    if form is None:
-        form = _find_form(path)
-    _check_format(form)
+    check_encoding(path, encoding)
     words: list[str] = []
     try:
+        form = _find_form(path) if form is None else form
+        _check_format(form)
         if form == "word2vec-binary":
             words, vectors = _load_binary(path, encoding, limit)
         else:
             words, vectors = _load_text(path, form == "word2vec", encoding, limit)
-    except (EOFError, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        raise ValueError(f"{name}: {error}") from None  # a .gz that is cut off, or none
+    except BROKEN as error:
+        raise ValueError(f"{name}: {error}") from None
     if len(set(words)) < len(words):
         seen: set[str] = set()
         twice = next(w for w in words if w in seen or seen.add(w))  # type: ignore[func-returns-value]
@@ -99,7 +97,7 @@ def _header(line: bytes) -> tuple[int, int] | None:
 
 def _find_form(path: StrPath) -> str:
     with open_binary(path) as file:
-        head = file.read(2**16)
+        head = file.read(2**16).removeprefix(BOM)
     if not head:
         raise ValueError(f"{os.fspath(path)}: the file is empty")
     line, _, rest = head.partition(b"\n")
@@ -122,6 +120,8 @@ def _load_text(path: StrPath, has_header: bool, encoding: str, limit: int | None
     promised, D, offset = None, None, 0
     with open_binary(path) as file:
         for number, line in enumerate(file, 1):
+            if number == 1 and line.startswith(BOM):
+                line, offset = line[len(BOM) :], len(BOM)
             if number == 1 and has_header:
                 header = _header(line)
                 if header is None:

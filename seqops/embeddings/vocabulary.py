@@ -70,7 +70,7 @@ class Vocabulary:
         words: list of str; ties of counts are in the order of the words. counts: int64 [V]. index: word -> row.
 
     Raises:
-        ValueError: no word is left.
+        ValueError: no word is left. TypeError: a word is no str.
     """
 
     def __init__(
@@ -78,6 +78,9 @@ class Vocabulary:
     ) -> None:
         if min_count < 1 or (max_size is not None and max_size < 1):
             raise ValueError(f"Vocabulary: min_count and max_size must be 1 or more, got {min_count} and {max_size}")
+        other = next((w for w in counts if not isinstance(w, str)), None)
+        if other is not None:
+            raise TypeError(f"Vocabulary: words must be str, got {other!r}")
         kept = sorted((w for w, c in counts.items() if c >= min_count), key=lambda w: (-counts[w], w))[:max_size]
         if not kept:
             raise ValueError(f"Vocabulary: none of {len(counts)} different words occurs {min_count} times")
@@ -108,7 +111,7 @@ class Vocabulary:
                 counts of rare words are then too low. Bounds the memory.
 
         Raises:
-            OSError: a file cannot be read. ValueError: wrong encoding, or no word is left.
+            OSError: a file cannot be read. ValueError: wrong encoding, or no word is left. TypeError: a word is no str.
 
         Source: Mikolov et al. 2013, arXiv:1301.3781, and its word2vec.c.
         """
