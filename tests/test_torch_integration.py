@@ -14,6 +14,7 @@ import torch
 import torch.multiprocessing as mp
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
 import seqops
@@ -338,6 +339,30 @@ def test_autocast(model: Model, dtype: torch.dtype) -> None:
     for p, g in zip(model.parameters(), gradients(model, got), strict=True):
         assert g.dtype == p.dtype
         assert g.isfinite().all()
+
+
+def layer(name: str) -> torch.nn.Module:
+    if name == "AdditiveAttention":
+        return nn.AdditiveAttention(H, query_dim=I, key_dim=I)
+    return getattr(nn, name)(I, H)
+
+
+LAYERS = [f"{name}{cell}" for name in ("RNN", "GRU", "LSTM", "LayerNormGRU", "LayerNormLSTM") for cell in ("", "Cell")]
+
+
+@pytest.mark.parametrize("name", [*LAYERS, "AdditiveAttention", "LinearCrossEntropyLoss"])
+def test_autocast_leaves_float64_as_it_is(name: str) -> None:
+    """As torch.nn's."""
+    module, x = layer(name).double(), rand(T, B, I, dtype=torch.float64)
+    args = {"AdditiveAttention": (x, x), "LinearCrossEntropyLoss": (x, torch.ones(T, B, dtype=torch.int64))}
+    given = args.get(name, (x[0] if "Cell" in name else x,))
+    results = []
+    for enabled in (True, False):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            results.append([o for o in tree_leaves(module(*given)) if o is not None])
+    for a, b in zip(*results, strict=True):
+        assert b.dtype == torch.float64
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop")

@@ -78,7 +78,10 @@ def check_lengths(
 
 
 def autocast(op: str, **tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-    """The tensors in autocast's dtype where autocast is on for the device of the first, else as they are."""
+    """The tensors in autocast's dtype where autocast is on for the device of the first, else as they are.
+
+    As in torch, float64 is left as it is.
+    """
     for i, (name, tensor) in enumerate(tensors.items()):
         if not isinstance(tensor, Tensor) and (i == 0 or tensor is not None):
             raise TypeError(f"{op}: {name} must be a Tensor, got {type(tensor).__name__}")
@@ -87,4 +90,5 @@ def autocast(op: str, **tensors: Tensor | None) -> tuple[Tensor | None, ...]:
     if device == "meta" or not torch.is_autocast_enabled(device):
         return given
     dtype = torch.get_autocast_dtype(device)
-    return tuple(t.to(dtype) if t is not None and t.is_floating_point() else t for t in given)
+    narrow = (torch.float16, torch.bfloat16, torch.float32)
+    return tuple(t.to(dtype) if t is not None and t.dtype in narrow else t for t in given)
