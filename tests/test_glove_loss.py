@@ -59,6 +59,19 @@ def test_one_table_for_both(path: Path) -> None:
     torch.testing.assert_close(grads[0], grads[1])
 
 
+@pytest.mark.parametrize("count", [0.0, float("nan")])
+def test_a_pair_that_is_left_out_has_any_count(path: Path, count: float) -> None:
+    tables = [randn(*shape, seed=n).float().to(path.device).requires_grad_() for n, shape in enumerate(((3, 2),) * 2)]
+    tables += [randn(3, seed=n).float().to(path.device).requires_grad_() for n in (2, 3)]
+    i, j, x = (torch.tensor(v, device=path.device) for v in ([0, -1, 1], [2, 0, -1], [2.0, count, count]))
+    losses = functional.glove_loss(*tables, i, j, x, reduction="none")
+    grads = torch.autograd.grad(losses.sum(), tables, retain_graph=True)
+    alone = functional.glove_loss(*tables, i[:1], j[:1], x[:1])
+    assert losses.tolist() == [alone.item(), 0.0, 0.0]
+    for a, b in zip(grads, torch.autograd.grad(alone, tables), strict=True):
+        assert torch.equal(a, b)
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize(("V", "D", "N"), [(7, 100, 900), (500, 24, 900), (5, 1, 900)])
 def test_gradients_are_summed_in_the_order_of_the_batch(

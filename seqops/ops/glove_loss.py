@@ -42,7 +42,8 @@ def glove_loss(
             and sums are fp32 for 16 bits, and a row's gradient is rounded once.
         bias, context_bias: [V] and [U], of the same dtype.
         i, j: int32 or int64 [N]; -1: the pair is left out, loss and gradient 0.
-        x: [N], the counts, above 0, in fp32, fp64 or the tables' dtype. They have no gradient.
+        x: [N], the counts, above 0 where a pair is not left out, in fp32, fp64 or the tables' dtype. They have no
+            gradient.
         x_max, alpha: from which count on a pair counts in full, and how its weight falls below; above 0, at least 0.
         reduction: "none", "sum", or "mean" over the pairs that are not left out.
         sparse: gradients of weight and context_weight as coalesced sparse COO tensors, of the rows that occur; not
@@ -78,8 +79,6 @@ def glove_loss(
         raise TypeError(f"{op}: x must be {dtype}, got {x.dtype}")
     some_absent = [check_range(op, n, of, size, low=-1) for n, of, size in (("i", i, V), ("j", j, U))]
     on_trust = x.device.type != "cpu" or torch.compiler.is_compiling()
-    if not on_trust and not bool((x > 0).all()):
-        raise ValueError(f"{op}: x must be above 0, got {x[~(x > 0)][0].item()}")
     count, present = x.detach().to(dtype), None
     if any(some_absent):
         present = (i >= 0) & (j >= 0)
@@ -88,6 +87,8 @@ def glove_loss(
         i, j = torch.where(present, i, -1), torch.where(present, j, -1)
         # A pair that is left out scores 0, and is compared with log(1).
         count = torch.where(present, count, 1)
+    if not on_trust and not bool((count > 0).all()):
+        raise ValueError(f"{op}: x must be above 0, got {count[~(count > 0)][0].item()}")
     score = glove_scores(weight, context_weight, bias, context_bias, i, j, sparse)
     share = (count / x_max).pow(alpha).clamp(max=1)
     loss = share * (score - count.log()).square()
