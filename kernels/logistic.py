@@ -14,20 +14,10 @@ from torch import Tensor
 
 from . import config
 from .common import device_guard, sigmoid, softplus
-from .rows import item_scores
+from .rows import item_index, item_scores
 from .sampler import draw_class
 
 __all__ = ["block_r", "hierarchical_softmax_fwd", "negative_sampling_fwd"]
-
-
-@triton.jit
-def item_index(index_ptr, b, B, M):
-    """Each item's row of the source, 0 where it has none, and whether it has one. No index: item b has row b."""
-    index = b
-    if index_ptr is not None:
-        index = tl.load(index_ptr + b, mask=b < B, other=-1).to(tl.int64)
-    present = (index >= 0) & (index < M)
-    return tl.where(present, index, 0), present
 
 
 @triton.jit

@@ -17,7 +17,17 @@ from torch import Tensor
 from . import config
 from .common import device_guard
 
-__all__ = ["item_scores", "row_scatter", "row_scatter_sparse", "row_scores", "row_sums"]
+__all__ = ["item_index", "item_scores", "row_scatter", "row_scatter_sparse", "row_scores", "row_sums"]
+
+
+@triton.jit
+def item_index(index_ptr, b, B, M):
+    """Each item's row of the source, 0 where it has none, and whether it has one. No index: item b has row b."""
+    index = b
+    if index_ptr is not None:
+        index = tl.load(index_ptr + b, mask=b < B, other=-1).to(tl.int64)
+    present = (index >= 0) & (index < M)
+    return tl.where(present, index, 0), present
 
 
 @triton.jit
@@ -55,11 +65,13 @@ def item_scores(
 
 @triton.jit
 def row_scores_kernel(
-    hidden_ptr,
+    source_ptr,
+    index_ptr,
     weight_ptr,
     rows_ptr,
     scores_ptr,
     B,
+    M,
     V,
     R,
     D: tl.constexpr,
@@ -68,7 +80,8 @@ def row_scores_kernel(
 ):
     """A program owns BLOCK_B items, and walks their R rows."""
     b = tl.program_id(0).to(tl.int64) * BLOCK_B + tl.arange(0, BLOCK_B)
-    item_scores(hidden_ptr, b, b < B, weight_ptr, rows_ptr, scores_ptr, b, b < B, V, R, D, BLOCK_B, BLOCK_D)
+    items, present = item_index(index_ptr, b, B, M)
+    item_scores(source_ptr, items, present, weight_ptr, rows_ptr, scores_ptr, b, b < B, V, R, D, BLOCK_B, BLOCK_D)
 
 
 @triton.jit
@@ -188,7 +201,7 @@ def row_scatter_shares_kernel(
         tl.store(out_ptr + slot * D + d, total.to(out_ptr.dtype.element_ty), mask=d < D)
 
 
-def row_scores(hidden: Tensor, weight: Tensor, rows: Tensor, sparse: bool) -> Tensor:
+def row_scores(source: Tensor, index: Tensor | None, weight: Tensor, rows: Tensor, sparse: bool) -> Tensor:
     """See `seqops.ops._rows`."""
     (B, R), (V, D) = rows.shape, weight.shape
     scores = torch.zeros((B, R), dtype=torch.float32, device=rows.device)
@@ -197,11 +210,13 @@ def row_scores(hidden: Tensor, weight: Tensor, rows: Tensor, sparse: bool) -> Te
     cfg = config.rows(D)
     with device_guard(weight):
         row_scores_kernel[(triton.cdiv(B, cfg.block_b),)](
-            hidden.contiguous(),
+            source.contiguous(),
+            None if index is None else index.contiguous(),
             weight.contiguous(),
             rows.contiguous(),
             scores,
             B,
+            source.shape[0],
             V,
             R,
             D=D,

@@ -176,7 +176,7 @@ def test_no_row_is_nothing(path: Path, R: int, first: float) -> None:
     index = torch.tensor([1, 0], device=path.device)
     scattered = torch.ops.seqops.row_sums_scatter(table, rows, times, index, 3, torch.float32)
     assert scattered.tolist() == [[6.0, 8.0], [0.0, 0.0], [0.0, 0.0]]
-    scores = torch.ops.seqops.row_scores(torch.ones(2, 2, device=path.device), table, rows, False)
+    scores = torch.ops.seqops.row_scores(torch.ones(2, 2, device=path.device), None, table, rows, False)
     assert scores.tolist() == [[0.0] * R, [7.0] + [0.0] * (R - 1)]
 
 

@@ -183,7 +183,7 @@ def op_arguments(dtype: torch.dtype) -> dict[str, list[tuple[Any, ...]]]:
             (r(3, 4), None, r(2, 4), target, *paths, False),
         ],
         "glove_scores": [(r(3, 4), r(2, 4), r(3), r(2), center, torch.where(center < 0, -1, target), False)],
-        "row_scores": [(r(3, 4), r(3, 4), rows, False)],
+        "row_scores": [(r(3, 4), None, r(3, 4), rows, False), (r(2, 4), target, r(3, 4), rows, False)],
         "row_sums": [(r(3, 4), rows, rand(3, 2, dtype=wide), False)],
         "row_scatter": [
             (rand(3, 4, dtype=wide), None, rand(3, 2, dtype=wide), rows, 5, dtype),

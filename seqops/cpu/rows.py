@@ -112,11 +112,17 @@ def scores_of(hidden: Tensor, weight: Tensor, rows: Tensor) -> Tensor:
     return pattern.values().view(B, R)
 
 
-def row_scores(hidden: Tensor, weight: Tensor, rows: Tensor, sparse: bool) -> Tensor:
+def row_scores(source: Tensor, index: Tensor | None, weight: Tensor, rows: Tensor, sparse: bool) -> Tensor:
     """See `seqops.ops._rows`."""
-    if not check_range("row_scores", "rows", rows, weight.shape[0], low=-1):
-        return scores_of(hidden, weight, rows)
-    return scores_of(hidden, weight, rows.clamp(min=0)).masked_fill_(rows < 0, 0)
+    absent = rows < 0 if check_range("row_scores", "rows", rows, weight.shape[0], low=-1) else None
+    if index is not None and source.shape[0]:
+        if check_range("row_scores", "index", index, source.shape[0], low=-1):
+            absent = index[:, None] < 0 if absent is None else absent | (index[:, None] < 0)
+            index = index.clamp(min=0)
+        source = source.index_select(0, index)
+    if absent is None:
+        return scores_of(source, weight, rows)
+    return scores_of(source, weight, rows.clamp(min=0)).masked_fill_(absent, 0)
 
 
 def _bags(table: Tensor, ids: Tensor, offsets: Tensor, coefficients: Tensor | None) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..cpu._dtypes import compute_dtype
 from ._autograd import once_differentiable
 from ._checks import check_device, check_dtypes, check_shape
-from ._rows import check_ids, check_sparse, row_gradient, row_sums, row_sums_gradient
+from ._rows import check_ids, check_sparse, row_sums, score_gradients
 
 if TYPE_CHECKING:
     from ..embeddings.sampler import NegativeSampler
@@ -105,13 +105,5 @@ def logistic_backward(ctx: Any, saved: Sequence[Tensor], dloss: Tensor, *_: Any)
     """The gradients of source and weight from those of the pairs' losses."""
     source, index, weight, slopes, rows = saved
     need_source, _, need_weight, *_ = ctx.needs_input_grad
-    slopes = slopes * dloss[:, None]
-    dsource = dweight = None
-    if need_source:
-        if index is None:
-            dsource = row_sums(weight, rows, slopes).to(source.dtype)
-        else:
-            dsource = row_sums_gradient(weight, rows, slopes, index, source, ctx.sparse)
-    if need_weight:
-        dweight = row_gradient(source, index, slopes, rows, weight, ctx.sparse)
-    return dsource, dweight
+    scored = source, index, weight, rows
+    return score_gradients(scored, slopes * dloss[:, None], (need_source, need_weight), ctx.sparse)

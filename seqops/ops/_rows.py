@@ -25,6 +25,7 @@ __all__ = [
     "row_scores",
     "row_sums",
     "row_sums_gradient",
+    "score_gradients",
 ]
 
 
@@ -69,10 +70,27 @@ def _coalesced(ids: Tensor, values: Tensor, like: Tensor) -> Tensor:
     return torch.sparse_coo_tensor(ids[None], values, like.shape, is_coalesced=True, check_invariants=False)
 
 
-def row_scores(hidden: Tensor, weight: Tensor, rows: Tensor, *, sparse: bool = False) -> Tensor:
-    """hidden[b] . weight[rows[b,r]], [B,R] in fp32, or fp64 where the table is."""
-    scores: Tensor = _row_scores(hidden, weight, rows, sparse)
+def row_scores(source: Tensor, index: Tensor | None, weight: Tensor, rows: Tensor, *, sparse: bool = False) -> Tensor:
+    """source[index[b]] . weight[rows[b,r]], [B,R] in fp32, or fp64 where the tables are; no index: source[b]."""
+    scores: Tensor = _row_scores(source, index, weight, rows, sparse)
     return scores
+
+
+def score_gradients(
+    saved: Sequence[Tensor], dscores: Tensor, needs: Sequence[bool], sparse: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """Of the scores of source, index, weight, rows = saved: those of source and of weight, where each is needed."""
+    source, index, weight, rows = saved
+    need_source, need_weight = needs
+    dsource = dweight = None
+    if need_source:
+        if index is None:
+            dsource = row_sums(weight, rows, dscores).to(source.dtype)
+        else:
+            dsource = row_sums_gradient(weight, rows, dscores, index, source, sparse)
+    if need_weight:
+        dweight = row_gradient(source, index, dscores, rows, weight, sparse)
+    return dsource, dweight
 
 
 def row_sums(table: Tensor, rows: Tensor, coefficients: Tensor, *, sparse: bool = False) -> Tensor:
@@ -89,19 +107,17 @@ def gather(table: Tensor, ids: Tensor, *, sparse: bool = False) -> Tensor:
 
 class RowScores(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, rows: Tensor, sparse: bool) -> Tensor:
+    def forward(ctx: Any, source: Tensor, index: Tensor | None, weight: Tensor, rows: Tensor, sparse: bool) -> Tensor:
         ctx.sparse = sparse
-        ctx.save_for_backward(hidden, weight, rows)
-        return row_scores(hidden, weight, rows, sparse=sparse)
+        ctx.save_for_backward(source, index, weight, rows)
+        return row_scores(source, index, weight, rows, sparse=sparse)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, saved: Sequence[Tensor], dscores: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, weight, rows = saved
-        need_hidden, need_weight, *_ = ctx.needs_input_grad
-        dhidden = row_sums(weight, rows, dscores).to(hidden.dtype) if need_hidden else None
-        dweight = row_gradient(hidden, None, dscores, rows, weight, ctx.sparse) if need_weight else None
-        return dhidden, dweight, None, None
+        need_source, _, need_weight, *_ = ctx.needs_input_grad
+        dsource, dweight = score_gradients(saved, dscores, (need_source, need_weight), ctx.sparse)
+        return dsource, None, dweight, None, None
 
 
 class RowSums(torch.autograd.Function):
@@ -117,11 +133,11 @@ class RowSums(torch.autograd.Function):
         table, rows, coefficients = saved
         need_table, _, need_coefficients, _ = ctx.needs_input_grad
         dtable = row_gradient(dsums, None, coefficients, rows, table, ctx.sparse) if need_table else None
-        dcoefficients = row_scores(dsums, table, rows).to(coefficients.dtype) if need_coefficients else None
+        dcoefficients = row_scores(dsums, None, table, rows).to(coefficients.dtype) if need_coefficients else None
         return dtable, None, dcoefficients, None
 
 
-def _scores_fake(hidden: Tensor, weight: Tensor, rows: Tensor, sparse: bool) -> Tensor:
+def _scores_fake(source: Tensor, index: Tensor | None, weight: Tensor, rows: Tensor, sparse: bool) -> Tensor:
     return weight.new_empty(rows.shape, dtype=compute_dtype(weight.dtype))
 
 
@@ -159,9 +175,9 @@ def kernel_takes(first: Tensor, *_: Any) -> bool:
     return first.dtype != torch.float64
 
 
-# rows int [B,R]. Gives [B,R].
+# index [B], B source rows in order where None; rows int [B,R]. Gives [B,R].
 _row_scores = register(
-    "row_scores(Tensor hidden, Tensor weight, Tensor rows, bool sparse) -> Tensor",
+    "row_scores(Tensor source, Tensor? index, Tensor weight, Tensor rows, bool sparse) -> Tensor",
     "rows",
     _scores_fake,
     kernel_takes,

@@ -82,10 +82,7 @@ def candidates(
         own[:, :1] = True
         inside = inside & (own | (rows != p.target[:, None]))
     rows = torch.where(inside, rows, -1)
-    h = p.source
-    if p.index is not None:
-        h = gather(in_weight, torch.where(present, p.index, -1), sparse=sparse)
-    scores = row_scores(h, out_weight, rows, sparse=sparse)
+    scores = row_scores(p.source, p.index, out_weight, rows, sparse=sparse)
     if bias is not None:
         scores = scores + gather(bias[:, None], rows.flatten()).view(rows.shape)
     if corrected:
