@@ -8,6 +8,14 @@ import sys
 
 import pytest
 from conftest import INTERPRET
+from mutations import FAULTS
+
+
+def test_each_fault_has_its_place() -> None:
+    root = pathlib.Path(__file__).parents[1]
+    missing = [fault.name for fault in FAULTS if fault.old not in (root / fault.file).read_text(encoding="utf-8")]
+    assert not missing
+    assert all(fault.old != fault.new for fault in FAULTS)
 
 
 @pytest.mark.skipif(not INTERPRET, reason="the faults in kernels are found in the interpreter")

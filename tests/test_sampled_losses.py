@@ -180,6 +180,12 @@ def test_no_row_is_nothing(path: Path, R: int, first: float) -> None:
     assert scores.tolist() == [[0.0] * R, [7.0] + [0.0] * (R - 1)]
 
 
+def test_no_source_scores_nothing(path: Path) -> None:
+    source, table = torch.full((1, 2), math.nan, device=path.device), torch.ones(2, 2, device=path.device)
+    index, rows = torch.tensor([-1], device=path.device), torch.tensor([[0, 1]], device=path.device)
+    assert torch.ops.seqops.row_scores(source, index, table, rows, False).tolist() == [[0.0, 0.0]]
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.float64], ids=str)
 @pytest.mark.parametrize("sizes", [(1, 1, 1, 1, 1), (40, 3, 7, 13, 5), (9, 1, 3, 4, 20), (0, 2, 3, 4, 2)], ids=str)
 def test_sums_are_scattered(path: Path, sizes: tuple[int, ...], dtype: torch.dtype) -> None:
