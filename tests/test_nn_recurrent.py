@@ -465,6 +465,24 @@ def test_cell_equals_torch(kind: Kind, B: tuple[int, ...], bias: bool) -> None:
         assert_same(results(ours, x, hx), results(theirs, x, hx))
 
 
+@cpu_path
+@every_cell
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: parametrizations.weight_norm(m, "weight_ih"),
+        lambda m: prune.l1_unstructured(m, "weight_hh", 0.5),
+        lambda m: parametrize.register_parametrization(m, "bias_hh", FixedMask()),
+    ],
+    ids=["weight_norm", "pruned", "parametrized bias"],
+)
+def test_cell_with_computed_weights_equals_torch(kind: Kind, change: Callable[[torch.nn.Module], Any]) -> None:
+    ours, theirs = kind.pair()
+    change(ours), change(theirs)
+    x, hx = randn(4, I, seed=1), state_of(theirs, 4)
+    assert_same(results(ours, x, hx), results(theirs, x, hx))
+
+
 @every_cell
 def test_cell_on_every_path(path: Path, kind: Kind) -> None:
     ours, theirs = kind.pair()

@@ -13,9 +13,16 @@ __all__ = ["beam_topk_bwd", "beam_topk_fwd", "best_of_chunks"]
 BLOCK_ELEMENTS = 2**21
 # Up to so many logits all values are made at once: any, and those of which the best columns are ranked first.
 DIRECT, COLUMNS = 2**15, 2**21
-# Below so many logits columns are not worth it.
-FEWEST = 2**14
+# Below so many logits columns are not worth it; so many a thread where several threads share the items.
+FEWEST, FEWEST_SHARED = 2**14, 3 * 2**15
 FEW = 64
+
+
+def _divmod(places: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Which part of so many places each lies in, and where there; the latter in their memory."""
+    # None is below 0, and to floor takes longer.
+    parts = torch.div(places, size, rounding_mode="trunc")
+    return parts, places.sub_(parts, alpha=size)
 
 
 def _first(values: Tensor, k: int, valid: Tensor | None = None) -> Tensor:
@@ -26,7 +33,7 @@ def _first(values: Tensor, k: int, valid: Tensor | None = None) -> Tensor:
     """
     N = values.shape[1]
     if k == N:
-        return torch.arange(N, device=values.device).expand(values.shape[0], N)
+        return torch.arange(N, device=values.device).repeat(values.shape[0], 1)
     if values.device.type == "cpu":
         # Without a tie at the k-th place topk is exact; false for NaN.
         top, positions = values.topk(k + 1)
@@ -49,16 +56,13 @@ def _distinct_topk(values: Tensor, k: int) -> tuple[Tensor, Tensor] | None:
     if k == values.shape[1]:
         return None
     top, positions = values.topk(k + 1)
-    # False for NaN, which comes first. A few numbers are compared faster in Python.
+    # Not so with NaN, which comes first. A few numbers are compared faster in Python.
     if top.numel() <= FEW:
         for row in top.tolist():
             if len(set(row)) <= k or row[0] != row[0]:
                 return None
-    else:
-        # As slices, but faster.
-        size, stride = (len(top), k), (k + 1, 1)
-        if not bool((top.as_strided(size, stride) > top.as_strided(size, stride, 1)).all()):
-            return None
+    elif not top.diff().amax().item() < 0:
+        return None
     return top.narrow_copy(1, 0, k), positions.narrow_copy(1, 0, k)
 
 
@@ -73,8 +77,8 @@ def _distinct_by_column(table: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor] 
     if found is None:
         return None
     best, first = found
-    row = torch.div(first, k + 1, rounding_mode="floor")
-    return best, row, columns.gather(1, torch.sub(first, row, alpha=k + 1))
+    row, column = _divmod(first, k + 1)
+    return best, row, columns.gather(1, column)
 
 
 def _table_rows(V: int, beam: int, k: int) -> int:
@@ -142,20 +146,21 @@ def beam_topk_fwd(
     B, beam, V = logits.shape
     arguments = (logits, scores, k, mask, inverse_temperature, normalized, need_normalizer)
     size = B * beam * V
-    if FEWEST <= size <= COLUMNS and logits.device.type == "cpu":
-        rows = _table_rows(V, beam, k)
-        found = _at_once(*arguments, rows) if rows > 1 else None
-        if found is not None:
-            return found
+    columns = logits.is_cpu and FEWEST <= size <= COLUMNS and size >= _fewest(B)
+    rows = _table_rows(V, beam, k) if columns else 1
     chunk = _chunk_size(V, beam, k) if size > DIRECT else 0
-    found = None if chunk else _at_once(*arguments, 1)
+    found = None
+    if rows > 1 or (chunk and size <= COLUMNS and logits.is_cpu):
+        found = _at_once(*arguments, rows, distinct=True)
+    if found is None and not chunk:
+        found = _at_once(*arguments, 1)
     return _in_blocks(*arguments, chunk) if found is None else found
 
 
-def _parents_and_tokens(flat: Tensor, V: int) -> tuple[Tensor, Tensor]:
-    """Of places among an item's beam*V."""
-    parents = torch.div(flat, V, rounding_mode="floor")
-    return parents, torch.sub(flat, parents, alpha=V)
+def _fewest(B: int) -> int:
+    """Of how many logits columns are worth it: torch.topk takes a thread an item, columns pay for each that waits."""
+    threads = min(B, torch.get_num_threads())
+    return FEWEST_SHARED * threads if threads > 1 else FEWEST
 
 
 def _at_once(
@@ -167,10 +172,11 @@ def _at_once(
     normalized: bool,
     need_normalizer: bool,
     rows: int,
+    distinct: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
-    """All values at once.
+    """All values at once, from a table of so many rows an item, if that is above 1.
 
-    From a table of so many rows an item, if that is above 1; None if it shows no single order.
+    None if they must be `distinct`, and there is no single order.
     """
     normalizer = scores
     if normalized:
@@ -194,15 +200,17 @@ def _at_once(
         if rows == beam:
             return best, row, column, normalizer
         flat = column.add_(row, alpha=beam * V // rows)
-        return best, *_parents_and_tokens(flat, V), normalizer
-    found = _distinct_topk(values.view(-1, beam * V), k) if logits.device.type == "cpu" else None
+        return best, *_divmod(flat, V), normalizer
+    found = _distinct_topk(values.view(-1, beam * V), k) if logits.is_cpu else None
     if found is None:
+        if distinct:
+            return None
         if not normalized:
             # NaN is never distinct.
             _kill(values, logits)
         found = _tied_topk(values.flatten(1), k)
     best, flat = found
-    return best, *_parents_and_tokens(flat, V), normalizer
+    return best, *_divmod(flat, V), normalizer
 
 
 def _in_blocks(
@@ -248,7 +256,7 @@ def _in_blocks(
             flat = torch.cat([flat for _, flat in parts], 1).gather(1, order)
         found.append((best, flat))
     best, flat = found[0] if len(found) == 1 else (torch.cat(t) for t in zip(*found, strict=True))
-    return best, *_parents_and_tokens(flat, V), normalizer
+    return best, *_divmod(flat, V), normalizer
 
 
 def _best_of_block(log_p: Tensor, scores: Tensor, k: int, chunk: int) -> tuple[Tensor, Tensor]:
@@ -272,16 +280,16 @@ def _best_of_block(log_p: Tensor, scores: Tensor, k: int, chunk: int) -> tuple[T
         values, starts, valid = _read_chunks(log_p, scores, _first(keys, min(k, keys.shape[1])), chunk)
         found = _tied_topk(values, min(k, beam * V), valid)
     best, first = found
-    places = torch.div(first, chunk, rounding_mode="floor")
-    return best, starts.gather(1, places) + torch.sub(first, places, alpha=chunk)
+    chunks, within = _divmod(first, chunk)
+    return best, starts.gather(1, chunks).add_(within)
 
 
 def _read_chunks(log_p: Tensor, scores: Tensor, chunks: Tensor, chunk: int) -> tuple[Tensor, Tensor, Tensor | None]:
     """Of chunks [B,m]: the values [B,m*chunk], where in beam*V each begins, which values are a chunk's (None: all)."""
     B, beam, V = log_p.shape
     n = -(-V // chunk)
-    parents = torch.div(chunks, n, rounding_mode="floor")
-    starts = begin = torch.sub(chunks, parents, alpha=n).mul_(chunk)
+    parents, within = _divmod(chunks, n)
+    starts = begin = within.mul_(chunk)
     if V % chunk:
         # A row's last chunk is read from where it is whole, less what belongs to the one before it.
         begin = starts.clamp(max=V - chunk)

@@ -27,11 +27,11 @@ def layer_norm_gru_cell(
     """See `seqops.ops.layer_norm_gru`. Differentiated by autograd: of one step there is nothing to save."""
     width = w_hh.shape[:1]
     if joint:
-        products = F.linear(h, w_hh).add_(F.linear(x, w_ih, b_ih))
+        products = torch.addmm(F.linear(x, w_ih, b_ih), h, w_hh.t())
         r, z, gh_n = torch.layer_norm(products, width, gamma_hh, b_hh, eps).chunk(3, 1)
         return torch.lerp((r.sigmoid() * gh_n).tanh_(), h, z.sigmoid())
-    gx_r, gx_z, gx_n = torch.layer_norm(F.linear(x, w_ih), width, gamma_ih, b_ih, eps).chunk(3, 1)
-    gh_r, gh_z, gh_n = torch.layer_norm(F.linear(h, w_hh), width, gamma_hh, b_hh, eps).chunk(3, 1)
+    gx_r, gx_z, gx_n = torch.layer_norm(torch.mm(x, w_ih.t()), width, gamma_ih, b_ih, eps).chunk(3, 1)
+    gh_r, gh_z, gh_n = torch.layer_norm(torch.mm(h, w_hh.t()), width, gamma_hh, b_hh, eps).chunk(3, 1)
     r, z = (gx_r + gh_r).sigmoid_(), (gx_z + gh_z).sigmoid_()
     return torch.lerp(torch.addcmul(gx_n, r, gh_n).tanh_(), h, z)
 

@@ -31,13 +31,13 @@ def layer_norm_lstm_cell(
     """See `seqops.ops.layer_norm_lstm`. Differentiated by autograd: of one step there is nothing to save."""
     width = w_hh.shape[:1]
     if joint:
-        products = F.linear(h, w_hh).add_(F.linear(x, w_ih, b_ih))
+        products = torch.addmm(F.linear(x, w_ih, b_ih), h, w_hh.t())
         gates = torch.layer_norm(products, width, gamma_hh, b_hh, eps)
     else:
-        gates = torch.layer_norm(F.linear(x, w_ih), width, gamma_ih, b_ih, eps)
-        gates.add_(torch.layer_norm(F.linear(h, w_hh), width, gamma_hh, b_hh, eps))
+        gates = torch.layer_norm(torch.mm(x, w_ih.t()), width, gamma_ih, b_ih, eps)
+        gates.add_(torch.layer_norm(torch.mm(h, w_hh.t()), width, gamma_hh, b_hh, eps))
     i, f, g, o = gates.chunk(4, 1)
-    new_c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+    new_c = torch.addcmul(f.sigmoid() * c, i.sigmoid(), g.tanh())
     normed = torch.layer_norm(new_c, c.shape[1:], gamma_c, beta_c, eps) if norm_cell else new_c
     return o.sigmoid() * normed.tanh(), new_c
 

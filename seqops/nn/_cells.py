@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -39,6 +40,13 @@ class Cell(RNNCellBase):
     @property
     def _name(self) -> str:
         return type(self).__name__
+
+    def _weights(self) -> Sequence[Any]:
+        # torch.nn.Module is slow to give a parameter as an attribute; one that is computed is no parameter.
+        own = self._parameters
+        if "weight_ih" in own and "weight_hh" in own and "bias_ih" in own and "bias_hh" in own:
+            return own["weight_ih"], own["weight_hh"], own["bias_ih"], own["bias_hh"]
+        return self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh
 
     def _options(self, x: Tensor, recurrent_mask: Tensor | None, generator: torch.Generator | None) -> dict[str, Any]:
         """What the op takes besides the input, the state and the weights."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
+from ..ops._recurrent import fits_torch
 from ..ops.gru import gru, gru_cell
 from ._cells import Cell, check_cell_input
 from ._recurrent import Recurrent, State
@@ -134,7 +135,10 @@ class GRUCell(Cell):
 
         recurrent_mask [B, H]: see `seqops.functional.gru_cell`; one for all steps is variational dropout.
         """
-        weights = (self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
+        weights = self._weights()
+        plain = self.reset_after and self.num_heads == 1 and self.zoneout == 0.0 and recurrent_mask is None
+        if plain and hx is not None and fits_torch(3, input, hx, None, *weights):
+            return torch.gru_cell(input, hx, *weights)
         x, (h,) = check_cell_input("GRUCell", input, None if hx is None else (hx,), weights[0], self.hidden_size)
         h = gru_cell(x, h, *weights, reset_after=self.reset_after, **self._options(x, recurrent_mask, generator))
         return h if input.dim() == 2 else h.squeeze(0)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
+from ..ops._recurrent import fits_torch
 from ..ops.lstm import lstm, lstm_cell
 from ._cells import Cell, check_cell_input
 from ._recurrent import Recurrent, State
@@ -130,7 +131,10 @@ class LSTMCell(Cell):
 
         recurrent_mask [B, H]: see `seqops.functional.lstm_cell`; one for all steps is variational dropout.
         """
-        weights = (self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
+        weights = self._weights()
+        plain = self.num_heads == 1 and self.zoneout == 0.0 and recurrent_mask is None
+        if plain and type(hx) is tuple and len(hx) == 2 and fits_torch(4, input, *hx, *weights):
+            return torch.lstm_cell(input, hx, *weights)
         x, state = check_cell_input("LSTMCell", input, hx, weights[0], self.hidden_size, states=2)
         h, c = lstm_cell(x, state, *weights, **self._options(x, recurrent_mask, generator))  # type: ignore[arg-type]
         return (h, c) if input.dim() == 2 else (h.squeeze(0), c.squeeze(0))

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
-from ..ops.rnn import rnn, rnn_cell
+from ..ops._recurrent import fits_torch
+from ..ops.rnn import TORCH_CELLS, rnn, rnn_cell
 from ._cells import Cell, check_cell_input
 from ._recurrent import Recurrent, State
 
@@ -125,7 +126,10 @@ class RNNCell(Cell):
         """
         if self.nonlinearity not in ("tanh", "relu"):
             raise RuntimeError(f"Unknown nonlinearity: {self.nonlinearity}")
-        weights = (self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
+        weights = self._weights()
+        plain = self.num_heads == 1 and self.zoneout == 0.0 and recurrent_mask is None
+        if plain and hx is not None and fits_torch(1, input, hx, None, *weights):
+            return TORCH_CELLS[self.nonlinearity](input, hx, *weights)
         x, (h,) = check_cell_input("RNNCell", input, None if hx is None else (hx,), weights[0], self.hidden_size)
         h = rnn_cell(x, h, *weights, nonlinearity=self.nonlinearity, **self._options(x, recurrent_mask, generator))
         return h if input.dim() == 2 else h.squeeze(0)

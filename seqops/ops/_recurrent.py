@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ..cpu._recurrent import BOTH, HiddenWeights, active_steps, half_of
-from ._checks import FLOATING, PLAIN, are_plain, check_device, check_lengths, check_shape
-from ._register import torch_has_its_own
+from ._checks import FLOATING, PLAIN, check_device, check_lengths, check_shape
+from ._register import autocast_is_on, torch_has_its_own
 
 __all__ = [
     "Zoneout",
@@ -31,22 +31,41 @@ __all__ = [
 Zoneout = Tensor | float | tuple[Tensor | float | None, Tensor | float | None] | None
 
 
-def fits_torch(gates: int, x: Tensor, h: Tensor, w_ih: Tensor, w_hh: Tensor, *of_gates: Tensor | None) -> bool:
-    """Whether a cell's arguments can go to torch's own ops as they are: nothing to cast, nothing to find fault with."""
+def fits_torch(
+    gates: int,
+    x: Tensor,
+    h: Tensor,
+    c: Tensor | None,
+    w_ih: Tensor,
+    w_hh: Tensor,
+    b_ih: Tensor | None,
+    b_hh: Tensor | None,
+) -> bool:
+    """Whether a cell's arguments can go to torch's own ops as they are: nothing to cast, nothing to find fault with.
+
+    Written out: a small cell's work takes no longer than a loop over them.
+    """
     if type(x) not in PLAIN or type(h) not in PLAIN or type(w_ih) not in PLAIN or type(w_hh) not in PLAIN:
         return False
-    if not (x.dim() == w_hh.dim() == 2 and x.is_cpu and h.is_cpu and w_ih.is_cpu and w_hh.is_cpu):
+    dtype, given, state = x.dtype, x.shape, h.shape
+    if not (len(given) == len(state) == 2 and given[0] == state[0] and dtype in FLOATING):
         return False
-    dtype, (B, I), (G, H) = x.dtype, x.shape, w_hh.shape
+    (_, I), (_, H) = given, state
+    G = gates * H
     return (
-        dtype in FLOATING
-        and dtype == h.dtype == w_ih.dtype == w_hh.dtype
-        and gates * H == G
-        and h.shape == (B, H)
-        and w_ih.shape == (G, I)
-        and are_plain(dtype, (G,), *of_gates)
+        w_ih.shape == (G, I)
+        and w_hh.shape == (G, H)
+        and h.dtype is dtype
+        and w_ih.dtype is dtype
+        and w_hh.dtype is dtype
+        and h.is_cpu
+        and w_ih.is_cpu
+        and w_hh.is_cpu
+        and (c is None or (type(c) in PLAIN and c.dtype is dtype and c.shape == state and c.is_cpu))
+        and (b_ih is None or (type(b_ih) in PLAIN and b_ih.dtype is dtype and b_ih.shape == (G,) and b_ih.is_cpu))
+        and (b_hh is None or (type(b_hh) in PLAIN and b_hh.dtype is dtype and b_hh.shape == (G,) and b_hh.is_cpu))
         and torch_has_its_own(x)
-        and not torch.is_autocast_enabled("cpu")
+        and not autocast_is_on()
     )
 
 

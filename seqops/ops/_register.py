@@ -9,8 +9,14 @@ from typing import Any
 
 import torch
 from torch.autograd import forward_ad
+from torch.compiler import is_compiling
 
-__all__ = ["INTERPRET", "calls_directly", "register", "takes_torch_path", "torch_has_its_own"]
+__all__ = ["INTERPRET", "autocast_is_on", "calls_directly", "register", "takes_torch_path", "torch_has_its_own"]
+
+# Looks that a small problem's every call takes, bound once: to find each by its path costs as much as the look.
+autocast_is_on = torch._C._is_any_autocast_enabled
+_transformations = torch._C._functorch.maybe_current_level
+_dispatch_modes = torch._C._len_torch_dispatch_stack
 
 _LIBRARY = torch.library.Library("seqops", "FRAGMENT")
 
@@ -38,7 +44,7 @@ def torch_has_its_own(tensor: torch.Tensor) -> bool:
 
     Not under torch.func's transformations, for which torch.lstm_cell has no rules.
     """
-    return tensor.device.type == "cpu" and not INTERPRET and torch._C._functorch.maybe_current_level() is None
+    return tensor.is_cpu and not INTERPRET and _transformations() is None
 
 
 def calls_directly(*tensors: torch.Tensor) -> bool:
@@ -46,14 +52,15 @@ def calls_directly(*tensors: torch.Tensor) -> bool:
     nobody who traces or transforms. The dispatcher's way there costs more than a small problem's work.
     """
     for tensor in tensors:
-        if type(tensor) is not torch.Tensor and type(tensor) is not torch.nn.Parameter:
+        if (type(tensor) is not torch.Tensor and type(tensor) is not torch.nn.Parameter) or not tensor.is_cpu:
             return False
     return (
-        not torch.compiler.is_compiling()
-        and torch_has_its_own(tensors[0])
-        and torch._C._len_torch_dispatch_stack() == 0
+        not INTERPRET
+        and not is_compiling()
+        and _transformations() is None
+        and _dispatch_modes() == 0
         and forward_ad._current_level < 0
-        and not torch.is_autocast_enabled("cpu")
+        and not autocast_is_on()
     )
 
 

@@ -67,33 +67,47 @@ def beam_topk(
 
     Source: torch.log_softmax, then torch.sort(stable=True, descending=True).
     """
-    check_shape("beam_topk", "logits", logits, ("B", "beam", "V"))
-    B, beam, V = logits.shape
-    check_shape("beam_topk", "scores", scores, (B, beam))
-    # What is usual is seen at once: a small problem's work takes no longer than all checks.
-    dtype = logits.dtype
-    if dtype != torch.float32 or scores.dtype != dtype:
-        check_dtypes("beam_topk", logits=logits)
-        wanted = torch.float64 if dtype == torch.float64 else torch.float32
-        if scores.dtype != wanted:
-            raise TypeError(f"beam_topk: scores must be {wanted} with logits in {dtype}, got {scores.dtype}")
-    check_device("beam_topk", "scores", scores, "logits", logits)
-    if type(k) is not int and (isinstance(k, bool) or not isinstance(k, (int, torch.SymInt))):
-        raise TypeError(f"beam_topk: k must be an int, got {type(k).__name__}")
-    if not 1 <= k <= beam * V:
-        raise ValueError(f"beam_topk: k must lie in 1..{beam * V}, the beam*V of logits {list(logits.shape)}, got {k}")
+    direct = calls_directly(logits, scores)
+    if not (direct and _are_usual(logits, scores, k)):
+        _check(logits, scores, k)
     if not 0 < temperature < float("inf"):
         raise ValueError(f"beam_topk: temperature must be above 0 and finite, got {temperature}")
     if normalized and temperature != 1:
         raise ValueError(f"beam_topk: normalized logits have no temperature, got {temperature}")
     if mask is not None:
         mask = _check_mask(mask, logits)
-    needs_grad = (logits.requires_grad or scores.requires_grad) and torch.is_grad_enabled()
-    if not needs_grad and calls_directly(logits, scores):
+    if direct and not ((logits.requires_grad or scores.requires_grad) and torch.is_grad_enabled()):
         found = on_cpu.beam_topk_fwd(logits, scores, k, mask, 1.0 / temperature, normalized, False)
     else:
         found = torch.ops.seqops.beam_topk_fwd(logits, scores, k, mask, 1.0 / temperature, normalized)
     return BeamTopK(*found[:3])
+
+
+def _are_usual(logits: Tensor, scores: Tensor, k: int) -> bool:
+    """Whether `_check` has nothing to find, at a glance: a small problem's work takes no longer than all of it."""
+    shape = logits.shape
+    return (
+        len(shape) == 3
+        and scores.shape == shape[:2]
+        and logits.dtype == scores.dtype == torch.float32
+        and type(k) is int
+        and 1 <= k <= shape[1] * shape[2]
+    )
+
+
+def _check(logits: Tensor, scores: Tensor, k: int) -> None:
+    check_shape("beam_topk", "logits", logits, ("B", "beam", "V"))
+    B, beam, V = logits.shape
+    check_shape("beam_topk", "scores", scores, (B, beam))
+    check_dtypes("beam_topk", logits=logits)
+    wanted = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    if scores.dtype != wanted:
+        raise TypeError(f"beam_topk: scores must be {wanted} with logits in {logits.dtype}, got {scores.dtype}")
+    check_device("beam_topk", "scores", scores, "logits", logits)
+    if isinstance(k, bool) or not isinstance(k, (int, torch.SymInt)):
+        raise TypeError(f"beam_topk: k must be an int, got {type(k).__name__}")
+    if not 1 <= k <= beam * V:
+        raise ValueError(f"beam_topk: k must lie in 1..{beam * V}, the beam*V of logits {list(logits.shape)}, got {k}")
 
 
 def _check_mask(mask: Tensor, logits: Tensor) -> Tensor:

@@ -71,7 +71,7 @@ def gru_cell(
     Source: torch.nn.GRUCell; Cho et al. 2014, arXiv:1406.1078, whose z is 1 - z here.
     """
     plain = reset_after and heads == 1 and recurrent_mask is None and zoneout is None
-    if plain and fits_torch(3, x, h, w_ih, w_hh, b_ih, b_hh):
+    if plain and fits_torch(3, x, h, None, w_ih, w_hh, b_ih, b_hh):
         return torch.gru_cell(x, h, w_ih, w_hh, b_ih, b_hh)
     check_shape("gru_cell", "x", x, ("B", "I"))
     rest = (reset_after, heads, recurrent_mask, zoneout, None, None, None, False)

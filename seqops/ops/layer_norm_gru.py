@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..cpu import layer_norm_gru as cpu
 from ._autograd import once_differentiable
-from ._checks import autocast, check_dtypes, check_shape
+from ._checks import are_plain, autocast, check_dtypes, check_shape
 from ._layer_norm import check_norms, input_side, kernel_takes, weight_gradient
 from ._recurrent import (
     as_mask,
@@ -75,7 +75,11 @@ def layer_norm_gru_cell(
         -gamma_u and 1 - beta_u.
     """
     plain = heads == 1 and recurrent_mask is None and zoneout is None and eps > 0 and (not joint or gamma_ih is None)
-    if plain and fits_torch(3, x, h, w_ih, w_hh, b_ih, b_hh, gamma_ih, gamma_hh):
+    if (
+        plain
+        and fits_torch(3, x, h, None, w_ih, w_hh, b_ih, b_hh)
+        and are_plain(x.dtype, w_hh.shape[:1], gamma_ih, gamma_hh)
+    ):
         return cpu.layer_norm_gru_cell(x, h, w_ih, w_hh, b_ih, b_hh, gamma_ih, gamma_hh, joint, eps)
     check_shape("layer_norm_gru_cell", "x", x, ("B", "I"))
     rest = (joint, eps, heads, recurrent_mask, zoneout, None, None, None, False)

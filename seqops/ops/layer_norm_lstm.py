@@ -82,9 +82,9 @@ def layer_norm_lstm_cell(
         plain
         and (not joint or gamma_ih is None)
         and (norm_cell or gamma_c is beta_c is None)
-        and fits_torch(4, x, h, w_ih, w_hh, b_ih, b_hh, gamma_ih, gamma_hh)
-        and are_plain(x.dtype, h.shape, c)
-        and are_plain(x.dtype, h.shape[1:], gamma_c, beta_c)
+        and fits_torch(4, x, h, c, w_ih, w_hh, b_ih, b_hh)
+        and are_plain(x.dtype, w_hh.shape[:1], gamma_ih, gamma_hh)
+        and (gamma_c is beta_c is None or are_plain(x.dtype, h.shape[1:], gamma_c, beta_c))
     ):
         gains = (gamma_ih, gamma_hh, gamma_c, beta_c)
         return cpu.layer_norm_lstm_cell(x, h, c, w_ih, w_hh, b_ih, b_hh, *gains, joint, norm_cell, eps)

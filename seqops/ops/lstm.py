@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ._autograd import once_differentiable
-from ._checks import are_plain, autocast, check_dtypes, check_shape
+from ._checks import autocast, check_dtypes, check_shape
 from ._recurrent import (
     Zoneout,
     as_mask,
@@ -74,7 +74,7 @@ def lstm_cell(
     """
     h, c = as_pair("lstm_cell", "state", state)
     plain = w_hr is None and heads == 1 and recurrent_mask is None and zoneout is None and c is not None
-    if plain and fits_torch(4, x, h, w_ih, w_hh, b_ih, b_hh) and are_plain(x.dtype, h.shape, c):
+    if plain and fits_torch(4, x, h, c, w_ih, w_hh, b_ih, b_hh):
         return torch.lstm_cell(x, (h, c), w_ih, w_hh, b_ih, b_hh)
     check_shape("lstm_cell", "x", x, ("B", "I"))
     names = ("x", "h", "c", "w_ih", "w_hh", "b_ih", "b_hh", "w_hr")

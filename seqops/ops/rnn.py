@@ -67,7 +67,7 @@ def rnn_cell(
     Source: torch.nn.RNNCell; Elman 1990.
     """
     plain = heads == 1 and recurrent_mask is None and zoneout is None and nonlinearity in TORCH_CELLS
-    if plain and fits_torch(1, x, h, w_ih, w_hh, b_ih, b_hh):
+    if plain and fits_torch(1, x, h, None, w_ih, w_hh, b_ih, b_hh):
         return TORCH_CELLS[nonlinearity](x, h, w_ih, w_hh, b_ih, b_hh)
     check_shape("rnn_cell", "x", x, ("B", "I"))
     rest = (nonlinearity, heads, recurrent_mask, zoneout, None, None, None, False)
