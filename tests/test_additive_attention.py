@@ -236,10 +236,19 @@ def test_small_problems_are_composed(cpu_path: None, monkeypatch: pytest.MonkeyP
     with torch.profiler.profile() as profile:
         check(path, large)
     assert [e.name for e in profile.events() if e.name.startswith("seqops::")]
-    tanh_costs(monkeypatch, cheap=True)
-    with torch.profiler.profile() as profile:
-        check(path, problem(1, 1, 257, 1100, 2), grad=set())
-    assert not [e.name for e in profile.events() if e.name.startswith("seqops::")]
+    # One query: as small with more positions; where it is not, without gradients and with a cheap tanh.
+    alone = problem(1, 1, 257, 1100, 2)
+    for small, cheap, grad, composed in (
+        (SMALL, False, set(INPUTS), True),
+        (SMALL // 16, False, set(), False),
+        (SMALL // 16, True, set(INPUTS), False),
+        (SMALL // 16, True, set(), True),
+    ):
+        monkeypatch.setattr(OPS, "SMALL", small)
+        tanh_costs(monkeypatch, cheap=cheap)
+        with torch.profiler.profile() as profile:
+            check(path, alone, grad=grad)
+        assert composed == (not [e.name for e in profile.events() if e.name.startswith("seqops::")])
 
 
 def test_autocast(cpu_path: None) -> None:

@@ -15,8 +15,9 @@ from ._register import calls_directly, register
 
 __all__ = ["additive_attention"]
 
-# Up to so many pairs of positions times features torch's own ops are as fast on a CPU.
-SMALL = 2**18
+# Up to so many pairs of positions times features torch's own ops are as fast on a CPU; with one query, of which nothing
+# is shared, up to as many more times, and what autograd then keeps is no larger than the keys.
+SMALL, ONE_QUERY = 2**18, 2**4
 
 
 def additive_attention(
@@ -67,7 +68,7 @@ def additive_attention(
     lengths = check_lengths(op, lengths, B, T, query.device)
     mask = _check_mask(op, mask, query, T)
     allowed = allowed_positions(mask, lengths, T)
-    if plain and query.itemsize >= 4 and (query.numel() * T <= SMALL or _keeps_nothing(query, keys, v)):
+    if plain and query.itemsize >= 4 and (_is_small(query, T) or _keeps_nothing(query, keys, v)):
         weights = _composed_weights(query, keys, v, allowed)
     else:
         weights = torch.ops.seqops.additive_attention_weights(query, keys, v, mask, lengths)
@@ -95,6 +96,10 @@ def _are_plain(query: Tensor, keys: Tensor, values: Tensor, v: Tensor) -> bool:
         and are_plain(dtype, (B, T, values.shape[2]), values)
         and are_plain(dtype, (D,), v)
     )
+
+
+def _is_small(query: Tensor, T: int) -> bool:
+    return query.numel() * T <= (SMALL * ONE_QUERY if query.shape[1] == 1 else SMALL)
 
 
 def _keeps_nothing(query: Tensor, keys: Tensor, v: Tensor) -> bool:
