@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["LAYOUTS", "Expectation", "assert_as_accurate", "randn", "relayout", "run_with_grads"]
+__all__ = ["LAYOUTS", "OTHER_DEFAULTS", "Expectation", "assert_as_accurate", "randn", "relayout", "run_with_grads"]
 
 # How the inputs and the incoming gradients lie in memory.
 LAYOUTS = ("contiguous", "transposed", "strided", "expanded")
+
+
+@contextmanager
+def default_float64() -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+# Not float32, and not the CPU: what is made on "meta" without a device has no data.
+OTHER_DEFAULTS = (default_float64, functools.partial(torch.device, "meta"))
 
 
 def randn(*shape: int, seed: int, scale: float = 1.0) -> Tensor:

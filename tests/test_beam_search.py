@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 from typing import Any
 
 import pytest
 import torch
-from helpers import randn
+from helpers import OTHER_DEFAULTS, randn
 from torch import Tensor
 
-from seqops import BeamSearchOutput, beam_search, score_sequences
+from seqops import BeamSearchOutput, beam_search, exact_search, score_sequences
 
 pytestmark = pytest.mark.usefixtures("cpu_path")
 
@@ -228,6 +229,21 @@ def test_score_sequences_agrees(penalty: float) -> None:
         scores, log_probs = score_sequences(markov, (table, 0), got.sequences[:, n], got.lengths[:, n], **options)
         torch.testing.assert_close(scores, got.scores[:, n])
         torch.testing.assert_close(log_probs, got.log_probs[:, n])
+
+
+def test_other_defaults_change_nothing() -> None:
+    table, found = models(2, 5, seed=3).float(), []
+    options: dict[str, Any] = {"bos": 4, "length_penalty": 0.5}
+    searched = {"batch_size": 2, "eos": 0, "max_length": 4, **options}
+    for default in (contextlib.nullcontext, *OTHER_DEFAULTS):
+        with default():
+            beams = beam_search(markov, (table, 0), beam_size=3, forced_tokens={0: 2}, min_length=2, **searched)
+            scored = score_sequences(markov, (table, 0), beams.sequences[:, 0], beams.lengths[:, 0], **options)
+            exact = exact_search(markov, (table, 0), **searched)
+        found.append([t for t in (*beams, *scored, *exact) if t is not None])
+        for a, b in zip(found[-1], found[0], strict=True):
+            assert a.dtype == b.dtype
+            assert torch.equal(a, b)
 
 
 def test_an_impossible_row_ends_a_beam() -> None:

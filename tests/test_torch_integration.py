@@ -12,6 +12,7 @@ import data_parallel
 import pytest
 import torch
 import torch.multiprocessing as mp
+from helpers import OTHER_DEFAULTS
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.utils._pytree import tree_leaves
@@ -261,7 +262,7 @@ class Model(torch.nn.Module):
         torch.nn.init.normal_(self.negative_sampling.out_weight)
         self.register_buffer("ids", torch.arange(7))
 
-    def forward(self, x: Tensor, lengths: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, lengths: Tensor | list[int] | None = None) -> Tensor:
         y, _ = self.gru(x, lengths=lengths)
         y, _ = self.lstm(self.rnn(y, lengths=lengths)[0], lengths=lengths)
         y, _ = self.normed_lstm(self.normed_gru(y, lengths=lengths)[0], lengths=lengths)
@@ -339,6 +340,20 @@ def test_autocast(model: Model, dtype: torch.dtype) -> None:
     for p, g in zip(model.parameters(), gradients(model, got), strict=True):
         assert g.dtype == p.dtype
         assert g.isfinite().all()
+
+
+def test_other_defaults_change_nothing(model: Model) -> None:
+    x = rand(T, B, I)
+    expected = model(x, [1, 4, 2])
+    for other in OTHER_DEFAULTS:
+        with other():
+            assert torch.equal(model(x, [1, 4, 2]), expected)
+
+
+def test_made_on_the_default_device() -> None:
+    with torch.device("meta"):
+        model = Model()
+    assert {t.device.type for t in (*model.parameters(), *model.buffers())} == {"meta"}
 
 
 def layer(name: str) -> torch.nn.Module:

@@ -14,10 +14,13 @@ import pytest
 import sharded_training
 import torch
 import torch.multiprocessing as mp
+from helpers import OTHER_DEFAULTS
 from torch import Tensor
 
 from seqops.embeddings import (
     EncodedCorpus,
+    GloveOptions,
+    GloveTrainer,
     Progress,
     Trainer,
     TrainingOptions,
@@ -302,3 +305,24 @@ def test_beside_gensim_on_its_corpus() -> None:
     assert set(ours.words) == set(theirs.words)
     rho = [evaluate_pairs(v, datapath("wordsim353.tsv")).spearman for v in (ours, theirs)]
     assert rho[0] > max(0.1, rho[1])
+
+
+@pytest.mark.parametrize("kind", [*map(" ".join, KINDS), "glove"])
+def test_other_defaults_change_nothing(kind: str) -> None:
+    corpus = encoded(planted(sentences=20))
+
+    def results() -> tuple[Tensor, list[list[tuple[str, float]]]]:
+        if kind == "glove":
+            vectors = GloveTrainer(corpus, GloveOptions(dim=8, epochs=1)).run()
+        else:
+            model, loss = kind.split()
+            vectors = Trainer(corpus, dataclasses.replace(OPTIONS, model=model, loss=loss)).run()
+        a, b, c = vectors.words[:3]
+        return vectors.vectors, [vectors.nearest(a), vectors.nearest(vectors[a]), vectors.analogy(a, b, c)]
+
+    trained, answers = results()
+    for other in OTHER_DEFAULTS:
+        with other():
+            got, same = results()
+        assert torch.equal(got, trained)
+        assert same == answers

@@ -73,7 +73,7 @@ def _announce_csr() -> None:
     """torch says once in a process that its CSR tensors are in beta: here, where nobody need hear it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        nothing = torch.zeros(1, dtype=torch.int64)
+        nothing = torch.zeros(1, dtype=torch.int64, device="cpu")
         torch.sparse_csr_tensor(nothing, nothing[:0], nothing[:0].float(), (0, 0), check_invariants=False)
 
 
@@ -106,7 +106,7 @@ def scores_of(hidden: Tensor, weight: Tensor, rows: Tensor) -> Tensor:
         return (weight.index_select(0, ids.flatten()).view(B, R, -1) * hidden[:, None]).sum(2)
     _announce_csr()
     index = _index_dtype(max(ids.numel(), V))
-    offsets, zeros = torch.arange(B + 1, dtype=index).mul_(R), hidden.new_zeros(ids.numel())
+    offsets, zeros = torch.arange(B + 1, dtype=index, device="cpu").mul_(R), hidden.new_zeros(ids.numel())
     pattern = torch.sparse_csr_tensor(offsets, ids.flatten().to(index), zeros, (B, V), check_invariants=False)
     torch.sparse.sampled_addmm(pattern, hidden.contiguous(), weight.contiguous().t(), beta=0.0, out=pattern)
     return pattern.values().view(B, R)

@@ -164,7 +164,7 @@ def score_sequences(
     sequences = torch.where(active, sequences, 0)
     tokens = first_tokens("score_sequences", bos, B, sequences.device)
     state = pytree.tree_map_only(Tensor, lambda leaf: _repeat(leaf, 1), state)
-    log_probs = torch.zeros(B, device=sequences.device)
+    log_probs = torch.zeros(B, dtype=torch.float32, device=sequences.device)
     low, high = (int(x) for x in sequences.aminmax()) if sequences.numel() else (0, 0)
     for t in range(L):
         logits, state, *_ = step(tokens[:, None], state)

@@ -172,7 +172,7 @@ class BeamSearch:
             at = t if t >= 0 else self.max_length + t
             if not 0 <= at < self.max_length:
                 raise ValueError(f"{OP}: forced_tokens must lie within {self.max_length} steps, got step {t}")
-            before = forced.get(at, torch.full((self.B,), -1))
+            before = forced.get(at, torch.full((self.B,), -1, device="cpu"))
             forced[at] = torch.where(before < 0, token, before)
         return {t: v.to(self.device, torch.int64).repeat_interleave(self.groups)[:, None] for t, v in forced.items()}
 

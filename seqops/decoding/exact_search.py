@@ -105,7 +105,7 @@ def exact_search(
     device = device_of(device, bos, leaves)
     first = first_tokens(OP, bos, B, device).tolist()
     penalty = as_length_penalty(OP, length_penalty)
-    scales = penalty(torch.arange(1, max_length + 1, dtype=torch.float64)).tolist()
+    scales = penalty(torch.arange(1, max_length + 1, dtype=torch.float64, device="cpu")).tolist()
     # The most that a prefix of n tokens, whose whole has n + 1 or more, can still be divided by.
     widest = [max(scales[n:]) for n in range(max_length)]
 

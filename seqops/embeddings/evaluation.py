@@ -99,7 +99,7 @@ def evaluate_analogies(
                 sections.append(section)
     results: dict[str, tuple[int, int]] = {}
     if questions:
-        asked = torch.tensor(questions)
+        asked = torch.tensor(questions, device="cpu")
         right = (known.solve_analogies(asked[:, :3], method=method) == asked[:, 3]).tolist()
         for name, ok in zip(sections, right, strict=True):
             correct, total = results.get(name, (0, 0))

@@ -98,7 +98,8 @@ class GloveTrainer:
         self._batch = o.batch_pairs or max(256, min(65536, len(self.counts.x) // 256))
         self.tables = {}
         for name, one in (("in", o.dim + 1), ("out", o.dim)):
-            table = (torch.rand(len(corpus.vocabulary), o.dim + 2, generator=generator) - 0.5) / o.dim
+            sizes = len(corpus.vocabulary), o.dim + 2
+            table = (torch.rand(sizes, generator=generator, dtype=torch.float32, device="cpu") - 0.5) / o.dim
             table[:, one] = 1.0
             self.tables[name] = table.to(device)
         self.states = {n: torch.full_like(t, FIRST_SUM) for n, t in self.tables.items()}

@@ -47,6 +47,7 @@ class HuffmanTree(nn.Module):
         if not (np.isfinite(counts).all() and (counts >= 0).all()):
             raise ValueError("HuffmanTree: counts must be finite and at least 0")
         nodes, signs, offsets = _paths(*_merge(counts))
+        device = torch.get_default_device() if device is None else device
         self.register_buffer("nodes", torch.from_numpy(nodes).to(device))
         self.register_buffer("signs", torch.from_numpy(signs).to(device))
         self.register_buffer("offsets", torch.from_numpy(offsets).to(device))

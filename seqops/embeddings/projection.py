@@ -72,7 +72,7 @@ def tsne(points: Tensor, dims: int = 2, *, perplexity: float | None = None, step
     p = _joint(points.double(), perplexity).float()
     y = principal_components(points.float(), dims)
     y = y * (SPREAD / y[:, 0].std().clamp(min=1e-30))
-    noise = torch.randn(y.shape, generator=torch.Generator().manual_seed(seed))
+    noise = torch.randn(y.shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float32, device="cpu")
     y += 0.1 * SPREAD * noise.to(y.device)
     rate, exaggerated = max(50.0, N / (4 * EXAGGERATION)), min(EXAGGERATED, steps // 4)
     move, gain = torch.zeros_like(y), torch.ones_like(y)

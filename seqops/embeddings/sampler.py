@@ -51,6 +51,7 @@ class NegativeSampler(nn.Module):
         self.power = float(power)
         mass = _masses(_checked(weights), self.power)
         threshold, alias = _alias_table(mass)
+        device = torch.get_default_device() if device is None else device
         # int32 bits of unsigned thresholds: torch has few ops for uint32.
         self.register_buffer("threshold", torch.from_numpy(threshold.view(np.int32)).to(device))
         self.register_buffer("alias", torch.from_numpy(alias).to(device))

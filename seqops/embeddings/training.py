@@ -197,12 +197,12 @@ class Trainer:
             columns = slice(rank * o.dim // ranks, (rank + 1) * o.dim // ranks)
         # Drawn on the CPU: the same on every device and for every number of processes.
         generator = torch.Generator().manual_seed(o.seed)
-        first = (torch.rand(V, o.dim, generator=generator) - 0.5) / o.dim
+        first = (torch.rand(V, o.dim, generator=generator, dtype=torch.float32, device="cpu") - 0.5) / o.dim
         outputs = V - 1 if o.loss == "hierarchical" else V
         self.tables = {"in": first[:, columns].contiguous().to(device)}
-        self.tables["out"] = torch.zeros(outputs, self.tables["in"].shape[1], device=device)
+        self.tables["out"] = self.tables["in"].new_zeros(outputs, self.tables["in"].shape[1])
         rows = self.tables if o.optimizer == "adagrad" else {}
-        self.states = {name: torch.full((len(t),), o.first_sum, device=device) for name, t in rows.items()}
+        self.states = {name: t.new_full((len(t),), o.first_sum) for name, t in rows.items()}
         self.position = (0, 0, 0)  # epoch, block, step: the next to do
         self._keep = vocabulary.keep_probability(o.sample)
         # Of a tile's inputs and the nodes of its paths all products are made, though only those of a pair count.

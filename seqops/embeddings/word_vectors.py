@@ -31,7 +31,7 @@ class WordVectors:
     """
 
     def __init__(self, words: Sequence[str], vectors: Tensor | np.ndarray) -> None:
-        values = torch.as_tensor(vectors).detach().to("cpu", torch.float32)
+        values = torch.as_tensor(vectors, dtype=torch.float32, device="cpu").detach()
         if values.dim() != 2 or len(values) != len(words) or not len(words) or not values.shape[1]:
             raise ValueError(f"WordVectors: vectors must have shape [{len(words)}, D], got {list(values.shape)}")
         self.words = list(words)
@@ -84,7 +84,7 @@ class WordVectors:
             left_out.append(self.row(query))
             vector = self[query]
         else:
-            vector = torch.as_tensor(query, dtype=torch.float32)
+            vector = torch.as_tensor(query, dtype=torch.float32, device="cpu")
             if tuple(vector.shape) != (self.vectors.shape[1],):
                 expected = self.vectors.shape[1]
                 raise ValueError(f"nearest: query must have shape [{expected}], got {list(vector.shape)}")
@@ -104,7 +104,7 @@ class WordVectors:
         """
         _check_k(k)
         rows = [self.row(w) for w in (a, b, c)]
-        scores = self._analogy_scores(torch.tensor([rows]), method)[0]
+        scores = self._analogy_scores(torch.tensor([rows], device="cpu"), method)[0]
         return self._best(scores, k, rows)
 
     def _analogy_scores(self, questions: Tensor, method: str) -> Tensor:
@@ -120,7 +120,7 @@ class WordVectors:
 
     def solve_analogies(self, questions: Tensor, *, method: str = "3cosadd") -> Tensor:
         """int64 [N]: the best row for each question [N, 3], rows of a, b and c."""
-        answers = [torch.empty(0, dtype=torch.int64)]
+        answers = [torch.empty(0, dtype=torch.int64, device="cpu")]
         for part in questions.split(max(1, SCORES // len(self))):
             scores = self._analogy_scores(part, method)
             scores.scatter_(1, part, -torch.inf)
@@ -128,7 +128,7 @@ class WordVectors:
         return torch.cat(answers)
 
     def _best(self, scores: Tensor, k: int, left_out: Sequence[int]) -> list[tuple[str, float]]:
-        scores[torch.tensor(left_out, dtype=torch.int64)] = -torch.inf
+        scores[torch.tensor(left_out, dtype=torch.int64, device="cpu")] = -torch.inf
         best = scores.topk(max(0, min(k, len(self) - len(set(left_out)))))
         return [(self.words[i], s) for s, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)]
 

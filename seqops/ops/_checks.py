@@ -66,7 +66,7 @@ def check_lengths(
     if lengths is None:
         return None
     if not isinstance(lengths, Tensor):
-        lengths = torch.tensor(lengths, dtype=torch.int64)
+        lengths = torch.tensor(lengths, dtype=torch.int64, device="cpu")
     if lengths.dtype not in (torch.int32, torch.int64):
         raise TypeError(f"{op}: lengths must be int32 or int64, got {lengths.dtype}")
     check_shape(op, "lengths", lengths, (B,))
