@@ -34,7 +34,8 @@ def gru_gates(gx_r, gx_z, gx_n, gh_r, gh_z, gh_n):
 @triton.jit
 def lstm_gates(a_i, a_f, a_g, a_o):
     """i, f, g, o from the pre-activations, fp32."""
-    return sigmoid(a_i), sigmoid(a_f), tanh(a_g), sigmoid(a_o)
+    g = tanh(a_g)  # first: else the LLVM of Triton 3.9 aborts at 64 units in fp32
+    return sigmoid(a_i), sigmoid(a_f), g, sigmoid(a_o)
 
 
 @triton.jit
