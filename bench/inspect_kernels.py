@@ -89,6 +89,7 @@ class Launch:
     num_warps: int
     config: Any = None  # the row of `kernels.config` that it comes from
     cooperative: int = 0  # programs of the largest grid that is launched as a cooperative one
+    fusion: bool = True  # of products and sums
 
     @property
     def name(self) -> str:
@@ -355,7 +356,8 @@ def beam_launches() -> Iterator[Launch]:
             if kernel is beam_topk.beam_topk_select_kernel and k > beam_topk.MAX_SELECTED:
                 continue
             own = {n: t for n, t in types.items() if n in kernel.arg_names}
-            yield Launch(kernel, f"{name} beam={beam} k={k} V={V}", own, constants, warps, cfg)
+            fusion = kernel is not beam_topk.beam_topk_select_kernel
+            yield Launch(kernel, f"{name} beam={beam} k={k} V={V}", own, constants, warps, cfg, fusion=fusion)
 
 
 def sampler_launches() -> Iterator[Launch]:
@@ -478,7 +480,8 @@ def compile_for(launch: Launch, target: str) -> Result:
     attributes = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(names) if signature[n].startswith("*")}
     try:
         source = ASTSource(launch.kernel, signature, constants, attributes)
-        compiled = triton.compile(source, target=gpu, options={"num_warps": launch.num_warps})
+        options = {"num_warps": launch.num_warps, "enable_fp_fusion": launch.fusion}
+        compiled = triton.compile(source, target=gpu, options=options)
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[-1]
         return Result(launch.name, launch.label, target, problems=[f"does not compile: {reason}"])
@@ -518,6 +521,8 @@ def inspect(launch: Launch, target: str, compiled: Any) -> Result:
     element = {"*bf16": 16, "*fp32": 32}.get(launch.types.get("w_hh_ptr", ""))
     if nvidia and element and re.search(rf"\bld\.global\.cg\.b{element}\b", text):
         problems.append("loads what other programs wrote one element at a time")
+    if not launch.fusion and count(r"fma\.rn\.f32", opcodes):
+        problems.append("a product and a sum rounded as one")
     if launch.constants.get("RESIDENT"):
         for weights in ("w_hh_ptr", *(n for n in launch.types if n == "w_hr_ptr")):
             problems += weight_problems(compiled.asm["ttgir"], weights)

@@ -432,6 +432,8 @@ def beam_topk_fwd(
             NORMALIZED=normalized,
             **p.select,
             num_warps=cfg.select_warps,
+            # One rounding of temperature and normalizer would give an element another value than its chunk has.
+            enable_fp_fusion=False,
         )
     return best, parents, tokens, normalizer
 

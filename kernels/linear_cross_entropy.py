@@ -72,6 +72,8 @@ def softmax_rows_kernel(
                     shares = shares * tl.load(class_weight_ptr + v0 + v, mask=mask, other=0.0)
                 spread += tl.where(mask, shares * x, 0.0)
                 g -= shares
+                # Of a small block several threads hold an element, and one of them writes it.
+                tl.debug_barrier()
             if GRADIENT:
                 g = tl.where(kept, (g - tl.where(v0 + v == target, own, 0.0)) * scale, 0.0)
                 tl.store(row_ptr + v0 + v, g.to(logits_ptr.dtype.element_ty), mask=mask)

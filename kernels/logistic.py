@@ -27,11 +27,13 @@ def loss_terms(slopes_ptr, places, mask, rows, sign, factor):
     What is absent counts 0.
     """
     x = -sign * tl.load(slopes_ptr + places, mask=mask, other=0.0)
+    # Of a small tile several threads hold an element, and one of them writes it: not before all have read.
+    tl.debug_barrier()
     tl.store(slopes_ptr + places, tl.where(rows < 0, 0.0, -sign * factor * sigmoid(x)), mask=mask)
     return tl.sum(tl.where(rows < 0, 0.0, factor * softplus(x)), 1)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["B", "M", "V", "R", "padding_idx"])
 def negative_sampling_fwd_kernel(
     source_ptr,
     index_ptr,
@@ -114,7 +116,7 @@ def negative_sampling_fwd_kernel(
     tl.store(loss_ptr + b, loss, mask=item_mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["B", "M", "V", "R", "classes"])
 def hierarchical_softmax_fwd_kernel(
     source_ptr,
     index_ptr,

@@ -18,7 +18,7 @@ __all__ = ["MAX_D", "row_update_"]
 MAX_D = 4096  # a program holds a whole row
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["N", "V"])
 def row_update_kernel(
     weight_ptr,
     ids_ptr,
@@ -54,14 +54,16 @@ def row_update_kernel(
             place += 1
             following = tl.load(ids_ptr + place, mask=place < N, other=-1).to(tl.int64)
         square = tl.sum(total * total, 0)
+        old = tl.load(weight_ptr + row * D + d, mask=mask, other=0.0).to(tl.float32)
         factor = lr
         if ADAGRAD:
             state = tl.load(state_ptr + row) + square / D
+            # Every thread reads the state, and one writes it: not before all have read.
+            tl.debug_barrier()
             tl.store(state_ptr + row, state)
             factor = lr / (tl.sqrt(state) + eps)
         if CLIP:
             factor = lr * tl.minimum(1.0, clip / tl.sqrt(square))
-        old = tl.load(weight_ptr + row * D + d, mask=mask, other=0.0).to(tl.float32)
         tl.store(weight_ptr + row * D + d, (old - factor * total).to(weight_ptr.dtype.element_ty), mask=mask)
 
 

@@ -63,7 +63,7 @@ def item_scores(
         tl.store(scores_ptr + b * R + r, total, mask=item_mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["B", "M", "V", "R"])
 def row_scores_kernel(
     source_ptr,
     index_ptr,
@@ -84,7 +84,7 @@ def row_scores_kernel(
     item_scores(source_ptr, items, present, weight_ptr, rows_ptr, scores_ptr, b, b < B, V, R, D, BLOCK_B, BLOCK_D)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["B", "V", "R"])
 def row_sums_kernel(
     table_ptr,
     rows_ptr,
@@ -114,7 +114,7 @@ def row_sums_kernel(
     tl.store(out_ptr + b[:, None] * D + d[None, :], total, mask=item_mask[:, None] & (d < D)[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["N"])
 def row_scatter_kernel(
     source_ptr,
     items_ptr,
@@ -161,7 +161,7 @@ def row_scatter_kernel(
         current = following
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["N", "tiles"])
 def row_scatter_shares_kernel(
     ids_ptr,
     slots_ptr,
@@ -255,8 +255,7 @@ def _sorted(
     index: Tensor | None, coefficients: Tensor, rows: Tensor, num_rows: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """ids, the order that sorts them, and in that order the source's rows and the coefficients."""
-    ids = rows.reshape(-1).to(torch.int32)
-    ids = torch.where(ids < num_rows, ids, -1)
+    ids = torch.where((rows >= 0) & (rows < num_rows), rows, -1).to(torch.int32).reshape(-1)
     ids, order = torch.sort(ids, stable=True)
     items = order if rows.shape[1] == 1 else order // rows.shape[1]
     items = items if index is None else index.reshape(-1)[items]
@@ -298,12 +297,16 @@ def row_scatter_sparse(
 ) -> tuple[Tensor, Tensor]:
     """See `seqops.ops._rows`. How many rows there are is asked of the GPU: the host waits."""
     ids, _, items, own = _sorted(index, coefficients, rows, num_rows)
-    used, slots = torch.unique_consecutive(ids, return_inverse=True)
-    out = torch.zeros((used.shape[0], source.shape[1]), dtype=dtype, device=source.device)
+    begins = ids >= 0
+    begins[1:] &= ids[1:] != ids[:-1]
+    slots = begins.cumsum(0) - 1
+    count = int(slots[-1]) + 1 if len(slots) else 0
+    # Places of one row write one number; those that were left out write theirs behind the others.
+    used = torch.empty(count + 1, dtype=torch.int64, device=source.device)
+    used.scatter_(0, torch.where(ids < 0, count, slots), ids.to(torch.int64))
+    out = torch.zeros((count, source.shape[1]), dtype=dtype, device=source.device)
     _scatter(source, items, own, ids, slots, out)
-    # Where rows were left out they are the first.
-    skipped = int((used < 0).sum())
-    return used[skipped:].to(torch.int64), out[skipped:]
+    return used[:count], out
 
 
 def row_sums_scatter(

@@ -33,7 +33,7 @@ def draw_class(threshold_ptr, alias_ptr, key, index, attempt, mask, V):
     return tl.where((x & 0xFFFFFFFF) < threshold, bucket.to(tl.int32), other)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count", "V"])
 def alias_draw_kernel(threshold_ptr, alias_ptr, seed_ptr, out_ptr, count, V, BLOCK: tl.constexpr):
     """A program draws BLOCK classes. seed int64 [2]: the key, and the number of the first draw."""
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)

@@ -5,6 +5,8 @@ out, and computes bf16 on raw bits. After `install()`:
 
 - an address outside every tensor argument of the launch, with its mask on, raises; so does a race: two programs at one
   address, at least one of them storing, not both atomically; programs run in a shuffled order;
+- so does one program that stores, and then reads or stores there again with no barrier between: those may be other
+  threads; or that reads one number, as every thread does, and stores there with no barrier between;
 - int32 and int16 overflow in +, -, * raises; a grid beyond CUDA's limits raises; tl.dot below its smallest K raises;
 - lanes that a masked load without `other=` leaves out hold NaN, or the largest integer;
 - bf16 arithmetic, casts, sums and tl.dot are of values, rounded to nearest even; tl.dot with tf32 rounds its operands;
@@ -46,6 +48,7 @@ class Launch:
     ends: np.ndarray
     order: list[int] = dataclasses.field(default_factory=list)
     program: int = 0
+    barriers: int = 1  # and programs: what lies between two of them has one number
 
     # Which program has touched a byte: program + 1; 0 is none, MANY is several.
     MANY = -1
@@ -53,6 +56,7 @@ class Launch:
     def __post_init__(self) -> None:
         self.offsets = np.concatenate(([0], np.cumsum(self.ends - self.starts))).astype(np.int64)
         self.touched = {kind: np.zeros(self.offsets[-1], np.int32) for kind in ("load", "store", "atomic")}
+        self.stored, self.read_by_all = (np.zeros(self.offsets[-1], np.int32) for _ in range(2))
 
     def touch(self, kind: str, pointers: np.ndarray, mask: np.ndarray, itemsize: int) -> None:
         pointers, mask = np.broadcast_arrays(pointers, mask)
@@ -77,6 +81,15 @@ class Launch:
                 raise Fault(f"{self.kernel}: race: {kind} by program {self.program}, {other} by another")
         by = self.touched[kind][touched]
         self.touched[kind][touched] = np.where((by == 0) | (by == own), own, self.MANY)
+        if kind == "atomic":
+            return
+        before = {"load": (self.stored,), "store": (self.stored, self.read_by_all)}[kind]
+        if any((since[touched] == self.barriers).any() for since in before):
+            raise Fault(f"{self.kernel}: race in program {self.program}: no barrier before its {kind}")
+        if kind == "store":
+            self.stored[touched] = self.barriers
+        elif pointers.size == 1:
+            self.read_by_all[touched] = self.barriers
 
 
 def bf16_to_float(bits: np.ndarray) -> np.ndarray:
@@ -160,6 +173,7 @@ def _launches(running: list[Launch], generator: random.Random) -> None:
     def _(original: Any, self: Any, x: int, y: int, z: int) -> Any:
         _, ny, nz = self.grid_dim
         program = running[0].program = running[0].order[(x * ny + y) * nz + z]
+        running[0].barriers += 1
         return original(self, program // (ny * nz), program // nz % ny, program % nz)
 
 
@@ -186,6 +200,11 @@ def _memory(running: list[Launch]) -> None:
     def _(original: Any, self: Any, pointers: Any, value: Any, mask: Any, *rest: Any, **named: Any) -> Any:
         running[0].touch("store", pointers.data, mask.data, itemsize(pointers))
         return original(self, pointers, value, mask, *rest, **named)
+
+    @replace(Builder, "create_barrier")
+    def _(original: Any, self: Any) -> Any:
+        running[0].barriers += 1
+        return original(self)
 
     @replace(Builder, "create_atomic_rmw")
     def _(original: Any, self: Any, op: Any, pointer: Any, value: Any, mask: Any, *rest: Any) -> Any:

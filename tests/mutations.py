@@ -217,6 +217,7 @@ FAULTS = [
     Fault("tree: the heaviest does not wait", "seqops/embeddings/huffman.py", "by_weight = np.argsort(weights, kind=\"stable\")", "by_weight = np.argsort(-weights, kind=\"stable\")", "tests/test_huffman.py"),
     # Trainers of word vectors.
     Fault("row update: a row twice in a batch changes by its first", "kernels/row_update.py", "while following == row:", "while (following == row) & (place == n):", "tests/test_row_update.py -k 'interpreter and loop and adagrad'"),
+    Fault("row update: a state is written while other threads read it", "kernels/row_update.py", "            tl.debug_barrier()\n", "", "tests/test_row_update.py -k 'interpreter and loop and adagrad'"),
     Fault("row update: sum of squares, not mean", "kernels/row_update.py", "+ square / D", "+ square", "tests/test_row_update.py -k 'interpreter and loop and adagrad'"),
     Fault("row update, torch path: clips all rows", "seqops/cpu/row_update.py", "norm.clamp(min=clip)", "norm", "tests/test_row_update.py -k 'cpu and loop and clipped'"),
     Fault("co-occurrence: a piece does not look back", "seqops/embeddings/cooccurrence.py", "corpus.ids[max(0, start - window) : start + PLACES], min(start, window), window", "corpus.ids[start : start + PLACES], 0, window", "tests/test_cooccurrence.py"),
@@ -232,7 +233,7 @@ FAULTS = [
     # Losses over rows of tables.
     Fault("rows: a row that began in another tile is written twice", ROWS, "whole = ends & (began_before == 0) & (current >= 0)", "whole = ends & (current >= 0)", LOSS_TESTS + " 'all_places and interpreter'"),
     Fault("rows: shares of the first tile forgotten", ROWS, "shared = (ends | leaves) & (began_before | leaves)", "shared = (ends | leaves) & began_before", LOSS_TESTS + " 'all_places and interpreter'"),
-    Fault("rows: table's end not looked at", ROWS, "ids = torch.where(ids < num_rows, ids, -1)", "ids = ids.clone()", LOSS_TESTS + " 'out_of_range and interpreter'"),
+    Fault("rows: table's end not looked at", ROWS, "torch.where((rows >= 0) & (rows < num_rows), rows, -1)", "rows", LOSS_TESTS + " 'out_of_range and interpreter'"),
     Fault("logistic: slope without its sign", LOGISTIC, "-sign * factor * sigmoid(x)", "factor * sigmoid(x)", LOSS_TESTS + " 'large_scores and interpreter'"),
     Fault("logistic: weight of the positive forgotten", LOGISTIC, "factor = tl.where(r == 0, positive_weight, 1.0)", "factor = tl.where(r == 0, 1.0, 1.0)", LOSS_TESTS + " 'padding and interpreter'"),
     Fault("logistic: padding is drawn", LOGISTIC, "            banned = row == padding_idx\n", "            banned = row == -1\n", LOSS_TESTS + " 'drawn_negatives and interpreter'"),

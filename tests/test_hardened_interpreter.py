@@ -83,6 +83,26 @@ def condition_kernel(y_ptr, n, N: tl.constexpr):
     tl.store(y_ptr + i, 1.0, mask=(i < 2) & (n > 0))
 
 
+@triton.jit
+def again_kernel(x_ptr, y_ptr, FIRST: tl.constexpr, THEN: tl.constexpr, BARRIER: tl.constexpr, N: tl.constexpr):
+    i = tl.arange(0, N)
+    number = 1.0
+    if FIRST == "one":
+        number = tl.load(x_ptr)
+    elif FIRST == "many":
+        number = tl.load(x_ptr + i)
+    else:
+        tl.store(x_ptr + i, 2.0)
+    if BARRIER:
+        tl.debug_barrier()
+    if THEN == "load":
+        tl.store(y_ptr + i, tl.load(x_ptr + N - 1 - i))
+    elif THEN == "store one":
+        tl.store(x_ptr, number)
+    else:
+        tl.store(x_ptr + i, number)
+
+
 def raises(message: str, launch: Callable[[], Any]) -> None:
     with pytest.raises(Exception, match=message):
         launch()
@@ -115,6 +135,22 @@ def test_out_of_bounds(options: dict[str, Any], message: str) -> None:
 def test_races(what: set[str], message: str) -> None:
     flags = {name: name in what for name in ("STORE", "LOAD", "ATOMIC")}
     raises(message, lambda: shared_address_kernel[(4,)](torch.zeros(4), torch.zeros(4), **flags))
+
+
+@pytest.mark.parametrize(
+    ("first", "then"), [("store", "load"), ("store", "store one"), ("store", "store"), ("one", "store one")]
+)
+def test_races_of_a_program_with_itself(first: str, then: str) -> None:
+    def launch(barrier: bool) -> None:
+        again_kernel[(1,)](torch.zeros(8), torch.zeros(8), first, then, barrier, N=8)
+
+    raises("race in program", lambda: launch(barrier=False))
+    launch(barrier=True)
+
+
+def test_no_race_of_a_program_with_itself() -> None:
+    """Each thread reads what it writes."""
+    again_kernel[(1,)](torch.zeros(8), torch.zeros(8), "many", "store", False, N=8)
 
 
 @pytest.mark.parametrize("what", ["LOAD", "ATOMIC"])

@@ -15,12 +15,18 @@ def glove_scores(
 ) -> Tensor:
     """See `seqops.ops.glove_loss`."""
     dtype = compute_dtype(weight.dtype)
-    absent = absent_of(i)
+    on_cpu = weight.device.type == "cpu"
+    # To look whether there are any would make the host wait for a GPU.
+    absent = absent_of(i) if on_cpu else i < 0
     if absent is not None:
         i, j = i.clamp(min=0), j.clamp(min=0)
     if not weight.shape[0] or not context_weight.shape[0]:
         # No pair can have a row.
         return weight.new_zeros(len(i), dtype=dtype)
     scores = bias.index_select(0, i).to(dtype) + context_bias.index_select(0, j).to(dtype)
-    scores += scores_of(weight.index_select(0, i), context_weight, j[:, None])[:, 0]
+    vectors = weight.index_select(0, i)
+    if on_cpu:
+        scores += scores_of(vectors, context_weight, j[:, None])[:, 0]
+    else:
+        scores += (vectors.to(dtype) * context_weight.index_select(0, j)).sum(1)
     return scores if absent is None else scores.masked_fill_(absent, 0)

@@ -112,6 +112,7 @@ class BeamSearch:
 
         self.eos = torch.tensor(sorted(set(eos_ids)), dtype=torch.int64, device=self.device)
         self.banned = sorted(set(banned_tokens))
+        self.banned_ids = torch.tensor(self.banned, dtype=torch.int64, device=self.device)
         self.forced = self._forced(prefix, prefix_lengths, forced_tokens or {})
         self.processors = list(processors)
         if no_repeat_ngram_size:
@@ -205,8 +206,7 @@ class BeamSearch:
         self.history = History(parents, tokens, log_probs, kept)
         self.allowed = None
         if self.banned:
-            self.allowed = torch.ones(V, dtype=torch.bool, device=self.device)
-            self.allowed[torch.tensor(self.banned, device=self.device)] = False
+            self.allowed = torch.ones(V, dtype=torch.bool, device=self.device).index_fill_(0, self.banned_ids, False)
 
     @torch.no_grad()
     def advance(self, logits: Tensor, attention: Tensor | None = None, *, normalized: bool = False) -> Tensor:

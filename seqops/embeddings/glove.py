@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..cpu.rows import row_scatter_sparse
+from ..ops import _rows as _row_ops  # noqa: F401 (registers the sums of rows)
+from ..ops._transfer import to_device
 from ._checkpoint import corpus_identity, read_checkpoint, write_checkpoint
 from ._files import StrPath
 from .cooccurrence import cooccurrence
@@ -155,14 +157,17 @@ class GloveTrainer:
     def _step(self, chosen: np.ndarray) -> Tensor:
         """One batch of pairs; their mean loss."""
         o = self.options
-        i, j, x = (torch.from_numpy(a[chosen]).to(self.device) for a in self.counts)
+        i, j, x = (to_device(torch.from_numpy(a[chosen]), self.device) for a in self.counts)
         u, v, V = self.tables["in"], self.tables["out"], len(self.tables["in"])
-        parts = zip(i.split(GATHERED), j.split(GATHERED), strict=True)
+        on_cpu = u.device.type == "cpu"
+        gathered = GATHERED if on_cpu else len(i)
+        parts = zip(i.split(gathered), j.split(gathered), strict=True)
         error = torch.cat([F.embedding(a, u).mul_(F.embedding(b, v)).sum(1) for a, b in parts]) - x.log()
         g = (x / o.x_max).pow(o.alpha).clamp(max=1) * error
-        # Of the rows as they were, both.
-        d_in = row_scatter_sparse(v, j, g[:, None], i[:, None], V, v.dtype)
-        d_out = row_scatter_sparse(u, i, g[:, None], j[:, None], V, u.dtype)
+        summed = row_scatter_sparse if on_cpu else torch.ops.seqops.row_scatter_sparse
+        # Of the rows as they were, both. How many there are is asked of a GPU: here the host waits.
+        d_in = summed(v, j, g[:, None], i[:, None], V, v.dtype)
+        d_out = summed(u, i, g[:, None], j[:, None], V, u.dtype)
         self._update("in", *d_in, bias=o.dim, one=o.dim + 1)
         self._update("out", *d_out, bias=o.dim + 1, one=o.dim)
         return (g * error).mean() / 2

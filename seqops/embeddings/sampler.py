@@ -73,7 +73,8 @@ class NegativeSampler(nn.Module):
         shape = (shape,) if isinstance(shape, int) else tuple(shape)
         if not isinstance(seed, Tensor):
             key = (seed + 2**63) % 2**64 - 2**63
-            seed = torch.tensor([key, offset], dtype=torch.int64, device=self.threshold.device)
+            # Filled where they are: a copy from the host would make it wait for a GPU.
+            seed = torch.cat([self.alias.new_full((1,), n, dtype=torch.int64) for n in (key, offset)])
         count = int(np.prod(shape, dtype=np.int64))
         drawn: Tensor = torch.ops.seqops.alias_draw(self.threshold, self.alias, seed, count)
         return drawn.view(shape)

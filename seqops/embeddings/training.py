@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ..cpu.row_update import apply_rows, row_sums
 from ..ops import row_update as _row_update  # noqa: F401 (registers the op)
+from ..ops._transfer import to_device
 from ._checkpoint import corpus_identity, read_checkpoint, write_checkpoint
 from ._files import StrPath
 from .corpus import BLOCK, EncodedCorpus
@@ -144,14 +145,21 @@ class _Windows:
         n = len(rows)
         self.count = max(1, -(-n // T))
         tail = W + self.count * T - n
-        padded = torch.from_numpy(np.pad(rows, (W, tail))).to(device, torch.int64)
-        sentences = torch.from_numpy(np.pad(sentence, (W, tail), constant_values=-1)).to(device)
-        reaches = torch.from_numpy(np.pad(reach, (0, self.count * T - n))).to(device)
+        padded, sentences, reaches = (
+            to_device(torch.from_numpy(array), device)
+            for array in (
+                np.pad(rows, (W, tail)),
+                np.pad(sentence, (W, tail), constant_values=-1),
+                np.pad(reach, (0, self.count * T - n)),
+            )
+        )
+        padded = padded.to(torch.int64)
         steps = torch.arange(-W, W + 1, device=device)
         near = sentences.unfold(0, 2 * W + 1, 1) == sentences[W : W + self.count * T, None]
         near &= (steps.abs() <= reaches[:, None]) & (steps != 0)
         self.near = near.view(self.count, T, 2 * W + 1)
         self.rows = padded.unfold(0, T + 2 * W, T)
+        self.words = self.rows[:, W : W + T]
 
 
 class Trainer:
@@ -246,7 +254,8 @@ class Trainer:
         if checkpoint is not None and os.path.exists(checkpoint):
             self.load(checkpoint)
         began = told = saved = time.monotonic()
-        loss, weight, start = 0.0, 0.0, None
+        start: float | None = None
+        found: list[tuple[Tensor, Tensor]] = []  # losses and pairs, read when they are told
         T, W = self._tile_words, o.window
         epoch, number, step = self.position
         while epoch < o.epochs:
@@ -254,27 +263,34 @@ class Trainer:
             windows = _Windows(block.rows, block.sentence, block.reach, T, W, self.device)
             order = np.random.default_rng((o.seed, epoch, number, 1)).permutation(windows.count)
             seed = int(np.random.SeedSequence((o.seed, epoch, number, 2)).generate_state(1, np.uint64)[0])
-            tiles = torch.from_numpy(order).to(self.device)
+            tiles = to_device(torch.from_numpy(order), self.device)
+            # Here the host waits for a GPU, once a block; a step does not.
+            paths = self._depths[windows.words].sum(1).cpu().numpy()[order] if o.loss == "hierarchical" else None
             steps = -(-windows.count // self._tiles)
             places = min(BLOCK, size - number * BLOCK)
             while step < steps:
-                chosen = tiles[step * self._tiles : (step + 1) * self._tiles]
+                part = slice(step * self._tiles, (step + 1) * self._tiles)
+                chosen = tiles[part]
                 before = (epoch * size + number * BLOCK + places * step / steps) / total
                 start = before if start is None else start
                 lr = o.first_rate * max(LOWEST_RATE, 1 - before)
                 need_loss = progress is not None and step % LOSS_STEPS == 0
                 negatives = self._negatives(seed, step, len(chosen)) if o.loss == "negative" else None
-                result = self._step(windows.rows[chosen], windows.near[chosen], negatives, lr, need_loss)
+                width = None if paths is None else int(paths[part].max())
+                result = self._step(windows.rows[chosen], windows.near[chosen], negatives, lr, need_loss, width)
                 if result is not None:
-                    loss, weight = loss + float(result[0]), weight + float(result[1])
+                    found.append(result)
                 step += 1
                 self.position = (epoch, number, step)
                 now = time.monotonic()
                 done = before + places / steps / total
-                if progress is not None and now - told >= 1 and weight:
+                if progress is not None and now - told >= 1 and found:
+                    loss, weight = (
+                        float(torch.stack(parts).sum(dtype=torch.float64)) for parts in zip(*found, strict=True)
+                    )
                     speed = (done - start) * o.epochs * self.corpus.vocabulary.raw_words / (now - began)
-                    progress(Progress(epoch, done, speed, loss / weight, lr))
-                    told, loss, weight = now, 0.0, 0.0
+                    progress(Progress(epoch, done, speed, loss / max(1.0, weight), lr))
+                    told, found = now, []
                 if checkpoint is not None and now - saved >= checkpoint_every:
                     self.save(checkpoint)
                     saved = time.monotonic()
@@ -300,11 +316,18 @@ class Trainer:
     # --------------------------------------------------------------------------------------------------------- a step
 
     def _step(
-        self, rows: Tensor, near: Tensor, negatives: Tensor | None, lr: float, need_loss: bool
+        self,
+        rows: Tensor,
+        near: Tensor,
+        negatives: Tensor | None,
+        lr: float,
+        need_loss: bool,
+        width: int | None = None,
     ) -> tuple[Tensor, Tensor] | None:
         """One batch of tiles: rows [C, T + 2W], near [C, T, 2W + 1]. The sums of loss and of pairs, if asked for.
 
-        negatives [C, S], for the loss of that name.
+        negatives [C, S], for the loss of that name; for the hierarchical one `width`, the most nodes on the paths of a
+        tile's words, to find which the host waits for a GPU.
         """
         o = self.options
         W, C, T = o.window, len(rows), near.shape[1]
@@ -317,14 +340,16 @@ class Trainer:
             near = (count > 0).float()
             targets, weight = words, self._banded("weight", near, T, extra)
             inputs = torch.arange(C * T, device=rows.device).view(C, T)
-            loss, d_means = self._objective(means, inputs, targets, weight, negatives, lr, need_loss)
+            loss, d_means = self._objective(means, inputs, targets, weight, negatives, width, lr, need_loss)
             self._update("in", rows, torch.bmm(mix.transpose(1, 2), d_means), lr)
         else:
             inputs, targets, weight = words, rows, self._banded("weight", near, T + 2 * W, extra)
             if o.loss == "hierarchical":
                 # A word's contexts tell its path: the pairs are the same, and the paths are those of T words.
                 inputs, targets, weight = targets, inputs, weight.transpose(1, 2)
-            loss, d_inputs = self._objective(self.tables["in"], inputs, targets, weight, negatives, lr, need_loss)
+            loss, d_inputs = self._objective(
+                self.tables["in"], inputs, targets, weight, negatives, width, lr, need_loss
+            )
             self._update("in", inputs, d_inputs, lr)
         return None if loss is None else (loss.sum(), near.sum())
 
@@ -347,6 +372,7 @@ class Trainer:
         targets: Tensor,
         weight: Tensor,
         negatives: Tensor | None,
+        width: int | None,
         lr: float,
         need_loss: bool,
     ) -> tuple[Tensor | None, Tensor]:
@@ -360,7 +386,7 @@ class Trainer:
         if negatives is not None:
             targets, labels = self._add_negatives(targets, weight, negatives)
         else:
-            targets, weight, labels = self._paths(targets, weight)
+            targets, weight, labels = self._paths(targets, weight, width)
         u, x = F.embedding(inputs, table), F.embedding(targets, self.tables["out"])
         scores = torch.bmm(u, x.transpose(1, 2))
         if self.group is not None:
@@ -388,12 +414,12 @@ class Trainer:
         weight[:, :, B:] = torch.baddbmm(has.sum(2, keepdim=True), has, same, beta=share, alpha=-share)
         return torch.cat([targets, negatives], 1), (torch.arange(B + S, device=targets.device) < B).float()
 
-    def _paths(self, targets: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _paths(self, targets: Tensor, weight: Tensor, width: int | None) -> tuple[Tensor, Tensor, Tensor]:
         """The nodes on the targets' paths, one behind the other [C, B'], their weights and labels, by branch."""
         tree = self._tree
         depths = self._depths[targets]
         ends = depths.cumsum(1)
-        width = int(ends[:, -1].max())
+        width = int(ends[:, -1].max()) if width is None else width
         places = torch.arange(width, device=targets.device).expand(len(targets), width).contiguous()
         owner = torch.searchsorted(ends, places, right=True)
         inside = owner < targets.shape[1]

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ._transfer import to_device
+
 __all__ = ["are_plain", "autocast", "check_dtypes", "check_lengths", "check_shape"]
 
 FLOATING = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -74,7 +76,7 @@ def check_lengths(
         low, high = (int(v) for v in torch.aminmax(lengths))
         if low < 0 or high > T:
             raise ValueError(f"{op}: lengths must lie in 0..{T}, got {low}..{high}")
-    return lengths.to(device=device, dtype=torch.int32)
+    return to_device(lengths.to(torch.int32), device)
 
 
 def autocast(op: str, **tensors: Tensor | None) -> tuple[Tensor | None, ...]:

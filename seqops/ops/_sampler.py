@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ._register import register
+from ._transfer import to_device
 
 __all__ = ["draw_seed"]
 
@@ -14,7 +15,7 @@ def draw_seed(device: torch.device, generator: torch.Generator | None) -> Tensor
     """int64 [2] on `device`: a key from `generator` or torch's default, and 0, the number of the first draw."""
     at = device if generator is None else generator.device
     key = torch.randint(-(2**63), 2**63 - 1, (1,), dtype=torch.int64, device=at, generator=generator)
-    return torch.cat((key, torch.zeros_like(key))).to(device)
+    return to_device(torch.cat((key, torch.zeros_like(key))), device)
 
 
 def _draw_fake(threshold: Tensor, alias: Tensor, seed: Tensor, count: int) -> Tensor:

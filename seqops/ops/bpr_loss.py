@@ -54,8 +54,8 @@ def bpr_loss(
         weight: [B], of a pair, in fp32, fp64 or the tables' dtype; differentiable.
         collision: what happens to a negative that is the target: "skip" leaves it out, "keep" keeps it.
         reduction: "none", "sum", or "mean" over the pairs that are not left out.
-        sparse: gradients of the tables as coalesced sparse COO tensors, of the rows that occur; not inside
-            torch.compile.
+        sparse: gradients of the tables as coalesced sparse COO tensors, of the rows that occur, to count which the host
+            waits for a GPU; not inside torch.compile.
 
     Returns:
         [B] where reduction is "none", else a scalar; fp32, or fp64 where the tables are. Gradients repeat to the bit.

@@ -46,8 +46,8 @@ def glove_loss(
             gradient.
         x_max, alpha: from which count on a pair counts in full, and how its weight falls below; above 0, at least 0.
         reduction: "none", "sum", or "mean" over the pairs that are not left out.
-        sparse: gradients of weight and context_weight as coalesced sparse COO tensors, of the rows that occur; not
-            inside torch.compile.
+        sparse: gradients of weight and context_weight as coalesced sparse COO tensors, of the rows that occur, to count
+            which the host waits for a GPU; not inside torch.compile.
 
     Returns:
         [N] where reduction is "none", else a scalar; fp32, or fp64 where the tables are.

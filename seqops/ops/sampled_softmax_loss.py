@@ -57,8 +57,8 @@ def sampled_softmax_loss(
         collision: what happens to a negative that is the target: "keep" keeps it, with which the gradient tends to the
             full softmax's as K grows; "skip" leaves it out, for draws that hardly ever give the target.
         reduction: "none", "sum", or "mean" over the pairs that are not left out.
-        sparse: gradients of the tables as coalesced sparse COO tensors, of the rows that occur; not inside
-            torch.compile.
+        sparse: gradients of the tables as coalesced sparse COO tensors, of the rows that occur, to count which the host
+            waits for a GPU; not inside torch.compile.
 
     Returns:
         [B] where reduction is "none", else a scalar; fp32, or fp64 where the tables are. Gradients repeat to the bit.
