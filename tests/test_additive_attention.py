@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import pathlib
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ SHAPES = [(1, 1, 1, 1, 1), (2, 1, 5, 3, 2), (3, 2, 7, 5, 4), (2, 9, 35, 70, 3)]
 OPS = importlib.import_module("seqops.ops.additive_attention")
 SMALL = OPS.SMALL
 INPUTS = ("query", "keys", "values", "v")
+TANH_IS_CHEAP = attention_on_cpu.tanh_is_cheap.__wrapped__
 
 
 @pytest.fixture(autouse=True)
@@ -36,6 +38,30 @@ def never_composed(monkeypatch: pytest.MonkeyPatch) -> None:
 def tanh_costs(monkeypatch: pytest.MonkeyPatch, cheap: bool) -> None:
     for module in (OPS, attention_on_cpu):
         monkeypatch.setattr(module, "tanh_is_cheap", lambda: cheap)
+
+
+@pytest.mark.parametrize(
+    ("mkl", "torch_uses", "maker", "mkl_uses", "cheap"),
+    [
+        (True, "AVX512", "GenuineIntel", None, True),
+        (True, "AVX512", "GenuineIntel", "AVX512_E4", True),
+        (True, "AVX512", "GenuineIntel", "AVX2", False),
+        (True, "AVX512", "AuthenticAMD", None, False),
+        (True, "AVX2", "GenuineIntel", None, False),
+        (False, "AVX512", "GenuineIntel", None, False),
+    ],
+)
+def test_where_tanh_is_cheap(
+    monkeypatch: pytest.MonkeyPatch, mkl: bool, torch_uses: str, maker: str, mkl_uses: str | None, cheap: bool
+) -> None:
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: mkl)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: torch_uses)
+    monkeypatch.setattr(pathlib.Path, "exists", lambda self: True)
+    monkeypatch.setattr(pathlib.Path, "read_text", lambda self: f"vendor_id : {maker}")
+    monkeypatch.delenv("MKL_ENABLE_INSTRUCTIONS", raising=False)
+    if mkl_uses is not None:
+        monkeypatch.setenv("MKL_ENABLE_INSTRUCTIONS", mkl_uses)
+    assert TANH_IS_CHEAP() == cheap
 
 
 def some_mask(*shape: int) -> Tensor:

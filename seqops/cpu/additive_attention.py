@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import pathlib
 import platform
 from collections.abc import Iterator
@@ -58,6 +59,9 @@ def _magnitude(tensor: Tensor) -> tuple[float, float]:
 def tanh_is_cheap() -> bool:
     """Whether torch.tanh takes no longer than a sum: with MKL's AVX-512, which only Intel's processors get from it."""
     if not torch.backends.mkl.is_available() or torch.backends.cpu.get_cpu_capability() != "AVX512":
+        return False
+    # MKL may have been told to use less than torch does.
+    if not os.environ.get("MKL_ENABLE_INSTRUCTIONS", "AVX512").startswith("AVX512"):
         return False
     facts = pathlib.Path("/proc/cpuinfo")
     return "GenuineIntel" in (facts.read_text() if facts.exists() else platform.processor())
