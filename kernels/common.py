@@ -9,7 +9,7 @@ import torch
 import triton
 import triton.language as tl
 
-__all__ = ["device_guard", "dot_precision", "grid_barrier", "resident_limits", "sigmoid", "softplus", "tanh"]
+__all__ = ["device_guard", "dot_precision", "grid_barrier", "mix", "resident_limits", "sigmoid", "softplus", "tanh"]
 
 
 @triton.jit
@@ -42,6 +42,12 @@ def tanh(x):
     s = x * x
     tail = -0.33333281942 + s * (0.133314422036 + s * (-0.0537397155531 + s * (0.0206390887954 - 0.00570498872745 * s)))
     return tl.where(tl.abs(x) < 0.625, x + x * s * tail, large)
+
+
+@triton.jit
+def mix(share, old, new):
+    """`share` of old and the rest of new. new + share * (old - new) would leave new's rounding in a small old."""
+    return share * old + (1.0 - share) * new
 
 
 @triton.jit

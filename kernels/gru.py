@@ -55,12 +55,13 @@ def gru_factors_kernel(
 
     r, z, n = gru_gates(gx_r, gx_z, gx_n, gh_r, gh_z, gh_n)
     by_z = (h_prev - n) * z * (1.0 - z)
+    by_n = (1.0 - z) * (1.0 - n * n)
     if zoneout_ptr is not None:
         kept_ptrs = zoneout_ptr + rows[:, None] * H + units[None, :]
         kept = tl.load(kept_ptrs, mask=mask, other=0.0).to(tl.float32)
         by_z *= 1.0 - kept
+        by_n *= 1.0 - kept
         z = kept + (1.0 - kept) * z
-    by_n = (1.0 - z) * (1.0 - n * n)
     by_r = by_n * gh_n * r * (1.0 - r)
     by_gh_n = by_n * r
     if lengths_ptr is not None:

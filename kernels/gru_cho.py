@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..cpu._recurrent import mask_ended, sum_of_biases
 from . import config
-from .common import device_guard, grid_barrier, sigmoid, tanh
+from .common import device_guard, grid_barrier, mix, sigmoid, tanh
 from .recurrent import RUN_TIME, first_chunk, leave, load_slices, pick, plain, products, walk
 from .recurrent_step import lengths_of, starts_at, tile_of, time_of
 
@@ -98,7 +98,7 @@ def cho_fwd_kernel(
                 gx_rows, row_mask & active, w_n, w_n_ptr, units, unit_mask, H, 1, H, 0, 1, BLOCK_K, RESIDENT, PRECISION
             )
             n = tanh(gx_n + gh_n)
-            h = tl.where(active[:, None], n + z * (h - n), h)
+            h = tl.where(active[:, None], mix(z, h, n), h)
             y = tl.where(active[:, None], h, 0.0).to(dtype)
             tl.store(y_ptr + t * B * H + own, y, mask=mask)
             if BARRIER:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..cpu._layer_norm import LayerNorm
 from ..cpu._recurrent import HiddenWeights
+from .common import mix
 from .layer_norm import RUN_TIME, gates_of, launch_rows, none_of, normalized, normalized_back, rows_of, scaled
 from .recurrent import leave, plain
 from .recurrent_step import add_at, gru_gates, time_of
@@ -61,11 +62,11 @@ def layer_norm_gru_fwd_kernel(
     _, z, n = gru_gates(gx[0], gx[1], gx[2], gh[0], gh[1], gh[2])
     past = before * B * H + own
     h = tl.load(state_ptr + own, mask=mask, other=0.0)
+    new = mix(z, h, n)
     if zoneout_ptr is not None:
-        kept = tl.load(zoneout_ptr + past, mask=ends, other=0.0).to(tl.float32)
-        z = kept + (1.0 - kept) * z
+        new = mix(tl.load(zoneout_ptr + past, mask=ends, other=0.0).to(tl.float32), h, new)
     active = ((before < length) & (step > 0))[:, None]
-    h = tl.where(active, n + z * (h - n), h)
+    h = tl.where(active, new, h)
     tl.store(y_ptr + past, tl.where(active, h, 0.0).to(y_ptr.dtype.element_ty), mask=ends)
     if reset_ptr is not None:
         begins = row_mask & (step < T)
@@ -136,12 +137,14 @@ def layer_norm_gru_bwd_kernel(
     r, z, n = gru_gates(gx[0], gx[1], gx[2], gh[0], gh[1], gh[2])
     active = (t < length)[:, None]
     dz = (tl.load(h_prev_ptr + here, mask=mask, other=0.0).to(tl.float32) - n) * z * (1.0 - z)
+    dn = (1.0 - z) * (1.0 - n * n)
     if zoneout_ptr is not None:
         kept = tl.load(zoneout_ptr + here, mask=mask, other=0.0).to(tl.float32)
         dz *= 1.0 - kept
+        dn *= 1.0 - kept
         z = kept + (1.0 - kept) * z
     now = tl.where(active, dh, 0.0)
-    dn = (1.0 - z) * (1.0 - n * n) * now
+    dn *= now
     d = (dn * gh[2] * r * (1.0 - r), dz * now, dn * r)
     back = normalized_back(d, hat, rstd, gamma_ptr, units, H, 3)
     dtype = d_gates_ptr.dtype.element_ty

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..cpu._layer_norm import LayerNorm
 from ..cpu._recurrent import HiddenWeights
-from .common import tanh
+from .common import mix, tanh
 from .layer_norm import RUN_TIME, gates_of, launch_rows, none_of, normalized, normalized_back, rows_of, scaled
 from .recurrent import leave, plain
 from .recurrent_step import add_at, lstm_gates, time_of
@@ -75,10 +75,10 @@ def layer_norm_lstm_fwd_kernel(
     past = before * B * H + own
     if zoneout_h_ptr is not None:
         kept = tl.load(zoneout_h_ptr + past, mask=ends, other=0.0).to(tl.float32)
-        new_h += kept * (h - new_h)
+        new_h = mix(kept, h, new_h)
     if zoneout_c_ptr is not None:
         kept_c = tl.load(zoneout_c_ptr + past, mask=ends, other=0.0).to(tl.float32)
-        new_c += kept_c * (c - new_c)
+        new_c = mix(kept_c, c, new_c)
     active = ((before < length) & (step > 0))[:, None]
     h = tl.where(active, new_h, h)
     c = tl.where(active, new_c, c)
@@ -179,13 +179,13 @@ def layer_norm_lstm_bwd_kernel(
     direct_h = tl.where(active, 0.0, dh)
     direct_c = tl.where(active, 0.0, dc)
     if zoneout_h_ptr is not None:
-        kept = tl.load(zoneout_h_ptr + here, mask=mask, other=0.0).to(tl.float32) * now_h
-        direct_h += kept
-        now_h -= kept
+        kept = tl.load(zoneout_h_ptr + here, mask=mask, other=0.0).to(tl.float32)
+        direct_h += kept * now_h
+        now_h *= 1.0 - kept
     if zoneout_c_ptr is not None:
-        kept_c = tl.load(zoneout_c_ptr + here, mask=mask, other=0.0).to(tl.float32) * now_c
-        direct_c += kept_c
-        now_c -= kept_c
+        kept_c = tl.load(zoneout_c_ptr + here, mask=mask, other=0.0).to(tl.float32)
+        direct_c += kept_c * now_c
+        now_c *= 1.0 - kept_c
     dtype = d_gates_ptr.dtype.element_ty
     d_normed = (o * (1.0 - tanh_c * tanh_c) * now_h,)
     if NORM_CELL:

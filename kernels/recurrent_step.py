@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .common import sigmoid, tanh
+from .common import mix, sigmoid, tanh
 
 __all__ = [
     "add_at",
@@ -124,14 +124,14 @@ def step_forward(
         _, z, n = gru_gates(
             gx[0], gx[1], gx[2], gh[0] + bias[0][None, :], gh[1] + bias[1][None, :], gh[2] + bias[2][None, :]
         )
-        new = n + z * (h - n)
+        new = mix(z, h, n)
     elif CELL == "lstm":
         i_t, f_t, g_t, o_t = lstm_gates(gx[0] + gh[0], gx[1] + gh[1], gx[2] + gh[2], gx[3] + gh[3])
         new_c = f_t * c + i_t * g_t
         new = o_t * tanh(new_c)
         if zoneout_c_ptr is not None:
             kept_c = tl.load(zoneout_c_ptr + start + own, mask=mask, other=0.0).to(tl.float32)
-            new_c = kept_c * c + (1.0 - kept_c) * new_c
+            new_c = mix(kept_c, c, new_c)
         c = tl.where(active[:, None], new_c, c)
         if cells_ptr is not None:
             kept = tl.where(active[:, None], c, 0.0).to(cells_ptr.dtype.element_ty)
@@ -143,7 +143,7 @@ def step_forward(
             tl.store(cells_ptr + start + own, new.to(cells_ptr.dtype.element_ty), mask=mask)
     if zoneout_ptr is not None:
         kept_h = tl.load(zoneout_ptr + start + own, mask=mask, other=0.0).to(tl.float32)
-        new = kept_h * h + (1.0 - kept_h) * new
+        new = mix(kept_h, h, new)
     h = tl.where(active[:, None], new, h)
     y = tl.where(active[:, None], h, 0.0).to(y_ptr.dtype.element_ty)
     tl.store(y_ptr + start + own, y, mask=mask)
@@ -186,7 +186,7 @@ def step_back(
         if zoneout_c_ptr is not None:
             kept_c = tl.load(zoneout_c_ptr + first + own, mask=mask, other=0.0).to(tl.float32)
             direct_c = kept_c * dc
-            dc -= direct_c
+            dc *= 1.0 - kept_c
         dc += tl.load(aux_ptrs, mask=mask, other=0.0).to(tl.float32) * dh
         dg = ((by[0] * dc).to(dtype), (by[1] * dc).to(dtype), (by[2] * dc).to(dtype), (by[3] * dh).to(dtype))
     elif CELL == "gru":

@@ -17,12 +17,12 @@ __all__ = [
     "half_of",
     "input_products",
     "mask_ended",
+    "shares",
     "sigmoid_slope",
     "sum_of_biases",
     "tanh_slope",
     "walk_back",
     "walk_forward",
-    "with_zoneout",
 ]
 
 # As a sequence op's `reverse`: both directions in one call. The first half of the units, of whole heads, walks forward,
@@ -110,9 +110,12 @@ def input_products(x: Tensor, w_ih: Tensor, bias: Tensor | None, out: Tensor) ->
         torch.addmm(bias, rows, w_ih.t(), out=flat)
 
 
-def with_zoneout(share: Tensor, kept: Tensor) -> Tensor:
-    """What of the old state is passed on in all: the kept share, and `share` of the rest."""
-    return torch.addcmul(kept, 1 - kept, share)
+def shares(z: Tensor, zoneout: Tensor | None) -> tuple[Tensor, Tensor]:
+    """What of the old state a GRU's step passes on, and what of n: each is found by itself, and keeps its digits."""
+    if zoneout is None:
+        return z, 1 - z
+    rest = 1 - zoneout
+    return torch.addcmul(zoneout, rest, z), (1 - z).mul_(rest)
 
 
 def mask_ended(lengths: Tensor | None, *tensors: Tensor) -> None:

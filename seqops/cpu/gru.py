@@ -10,12 +10,12 @@ from ._recurrent import (
     each_direction,
     input_products,
     mask_ended,
+    shares,
     sigmoid_slope,
     sum_of_biases,
     tanh_slope,
     walk_back,
     walk_forward,
-    with_zoneout,
 )
 
 __all__ = ["BACKWARD", "FORWARD", "gru_sequence_bwd", "gru_sequence_fwd"]
@@ -65,8 +65,8 @@ def gru_sequence_fwd(
         else:
             w_n.product(met, b_n, gh_n[t])
             n[t].addcmul_(r[t], gh_n[t]).tanh_()
-        passed = z[t] if kept_t is None else with_zoneout(z[t], kept_t[t])
-        return (torch.lerp(n[t], h, passed, out=y_t[t]),)
+        new = torch.lerp(n[t], h, z[t], out=y_t[t])
+        return (new if kept_t is None else new.lerp_(h, kept_t[t]),)
 
     (h_n,) = walk_forward(step, (h0,), T, lengths, reset, None if reset_state is None else (reset_state,), reverse)
     mask_ended(lengths, y)
@@ -109,8 +109,8 @@ def gru_sequence_bwd(
     """
     T, B, H = h_prev.shape
     r, z, n = (gates[..., i * H : (i + 1) * H] for i in range(3))
-    passed = z if zoneout is None else with_zoneout(z, zoneout)
-    by_n = tanh_slope(1 - passed, n, grad_input=torch.empty_like(h_prev))
+    passed, taken = shares(z, zoneout)
+    by_n = tanh_slope(taken, n, grad_input=torch.empty_like(h_prev))
     dgh = torch.empty(T, B, 3, H, dtype=h_prev.dtype, device=h_prev.device)
     by_z = h_prev - n if zoneout is None else (h_prev - n).mul_(1 - zoneout)
     sigmoid_slope(by_z, z, grad_input=dgh[:, :, 1])

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ._layer_norm import LayerNorm
-from ._recurrent import HiddenWeights, mask_ended, sigmoid_slope, tanh_slope, walk_back, walk_forward, with_zoneout
+from ._recurrent import HiddenWeights, mask_ended, shares, sigmoid_slope, tanh_slope, walk_back, walk_forward
 
 __all__ = ["layer_norm_gru_cell", "layer_norm_gru_sequence_bwd", "layer_norm_gru_sequence_fwd"]
 
@@ -73,8 +73,8 @@ def layer_norm_gru_sequence_fwd(
             gates = norm(weights.product(met, None, products_t[t]))
             rz = gates[:, : 2 * H].add_(gx_t[t][:, : 2 * H]).sigmoid_()
             n = torch.addcmul(gx_t[t][:, 2 * H :], rz[:, :H], gates[:, 2 * H :]).tanh_()
-        passed = rz[:, H:] if kept_t is None else with_zoneout(rz[:, H:], kept_t[t])
-        return (torch.lerp(n, h, passed, out=y_t[t]),)
+        new = torch.lerp(n, h, rz[:, H:], out=y_t[t])
+        return (new if kept_t is None else new.lerp_(h, kept_t[t]),)
 
     (h_n,) = walk_forward(step, (h0,), T, lengths, reset, None if reset_state is None else (reset_state,), reverse)
     mask_ended(lengths, y)
@@ -112,8 +112,8 @@ def layer_norm_gru_sequence_bwd(
     rz = torch.sigmoid(gates[..., : 2 * H] if joint else gates[..., : 2 * H] + gx[..., : 2 * H])
     r, z, gh_n = rz[..., :H], rz[..., H:], gates[..., 2 * H :]
     n = torch.mul(r, gh_n).tanh_() if joint else torch.addcmul(gx[..., 2 * H :], r, gh_n).tanh_()
-    passed = z if zoneout is None else with_zoneout(z, zoneout)
-    by_n = tanh_slope(1 - passed, n, grad_input=torch.empty_like(h_prev))
+    passed, taken = shares(z, zoneout)
+    by_n = tanh_slope(taken, n, grad_input=torch.empty_like(h_prev))
     d_gates = torch.empty_like(products)
     by_r, by_z, by_gh_n = (d_gates.view(T, B, 3, H)[:, :, i] for i in range(3))
     sigmoid_slope(by_n * gh_n, r, grad_input=by_r)

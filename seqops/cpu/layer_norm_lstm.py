@@ -166,13 +166,11 @@ def layer_norm_lstm_sequence_bwd(
         dh = dh + grad_t[t]
         direct_h = direct_c = None
         if kept_h is not None:
-            direct_h = dh * kept_h[t]
-            dh = dh - direct_h
+            direct_h, dh = dh * kept_h[t], dh * (1 - kept_h[t])
         if grad_c_t is not None:
             dc = dc + grad_c_t[t]
         if kept_c is not None:
-            direct_c = dc * kept_c[t]
-            dc = dc - direct_c
+            direct_c, dc = dc * kept_c[t], dc * (1 - kept_c[t])
         by_h = d_normed_t[t].mul_(dh)
         dc = dc + (norm_c.back(by_h, raw_t[t], mean_c_t[t], rstd_c_t[t]) if norm_cell else by_h)
         by_cell[t].mul_(dc[:, None])

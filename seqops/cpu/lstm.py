@@ -135,8 +135,7 @@ def lstm_sequence_bwd(
         dh = dh + grad_t[t]
         direct_h = None
         if kept_h is not None:
-            direct_h = dh * kept_h[t]
-            dh = dh - direct_h
+            direct_h, dh = dh * kept_h[t], dh * (1 - kept_h[t])
         if w_hr is not None:
             dh_all[t] = dh
             dh = torch.mm(dh, w_hr)
@@ -144,8 +143,7 @@ def lstm_sequence_bwd(
             dc = dc + grad_c_t[t]
         direct_c = None
         if kept_c is not None:
-            direct_c = dc * kept_c[t]
-            dc = dc - direct_c
+            direct_c, dc = dc * kept_c[t], dc * (1 - kept_c[t])
         dc = torch.addcmul(dc, by_c_t[t], dh)
         by_cell[t].mul_(dc[:, None])
         by_out[t].mul_(dh)
