@@ -15,6 +15,7 @@ import torch.multiprocessing as mp
 from helpers import OTHER_DEFAULTS
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import checkpoint
 
@@ -418,6 +419,26 @@ def test_what_cannot_be_derived_is_refused(model: Model, trainable: bool) -> Non
         model(forward_ad.make_dual(x, x))
     with pytest.raises(RuntimeError, match="setup_context"):
         torch.func.grad(lambda x: model(x).sum())(x)
+
+
+class Seen(TorchDispatchMode):
+    """The names of all ops that run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ops: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.ops.add(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_dispatch_mode_sees_the_op() -> None:
+    """Not what a small problem's direct call would be made of."""
+    with Seen() as seen:
+        functional.beam_topk(rand(2, 3, 7), rand(2, 3), 4)
+        functional.additive_attention(rand(2, 3, 4), rand(2, 5, 4), rand(2, 5, 4), rand(4))
+    assert {"seqops.beam_topk_fwd.default", "seqops.additive_attention_weights.default"} <= seen.ops
 
 
 def test_data_parallel_processes(tmp_path: pathlib.Path) -> None:
