@@ -269,6 +269,7 @@ FAULTS = [
     Fault("torch path: a gradient's row of another item", ROWS_CPU, "order // coefficients.shape[1]", "order % coefficients.shape[0]", LOSS_TESTS + " 'all_places and cpu'"),
     Fault("torch path: sorted rows that are none", ROWS_CPU, "if low < 0:\n        # As", "if low > 0:\n        # As", "tests/test_row_update.py -k in_their_order"),
     Fault("torch path: places share a key", ROWS_CPU, "bits = (count - 1).bit_length()", "bits = (count - 1).bit_length() - 1", "tests/test_row_update.py -k in_their_order"),
+    Fault("torch path: a gradient's row of another item", ROWS_CPU, "items = order // coefficients.shape[1]", "items = order % coefficients.shape[0]", LOSS_TESTS + " 'all_places and cpu'"),
     # Cross entropy of a linear layer.
     Fault("cross entropy: sum not rescaled", CROSS_ENTROPY, "total = total * tl.exp(before - shift) +", "total = total +", CROSS_ENTROPY_TESTS + " 'many_chunks and interpreter'"),
     Fault("cross entropy: -inf minus -inf", CROSS_ENTROPY, 'shift = tl.where(highest == float("-inf"), 0.0, highest)', "shift = highest", CROSS_ENTROPY_TESTS + " 'impossible and interpreter'"),

@@ -360,13 +360,15 @@ def test_buffers_stay_where_they_are() -> None:
     search.advance(logits, attention)
     places = [t.data_ptr() for t in search.buffers()]
     before = [t.clone() for t in search.buffers()]
-    search.advance(logits, attention)
+    for _ in range(2):
+        search.advance(logits, attention)
     assert [t.data_ptr() for t in search.buffers()] == places
     expected, rows = search.output(), search.tokens.clone()
-    # A copy of the buffers is the state: set back, the step comes out the same.
+    # A copy of the buffers is the state: set back, the steps come out the same.
     for buffer, old in zip(search.buffers(), before, strict=True):
         buffer.copy_(old)
-    search.advance(logits, attention)
+    for _ in range(2):
+        search.advance(logits, attention)
     assert torch.equal(search.tokens, rows)
     for got, want in zip(search.output(), expected, strict=True):
         assert torch.equal(got, want)

@@ -12,6 +12,7 @@ import data_parallel
 import pytest
 import torch
 import torch.multiprocessing as mp
+from cases import CASES
 from helpers import OTHER_DEFAULTS
 from torch import Tensor
 from torch.autograd import forward_ad
@@ -381,6 +382,15 @@ def test_autocast_leaves_float64_as_it_is(name: str) -> None:
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("name", ["rnn_cell", "gru_cell", "lstm_cell"])
+def test_autocast_of_a_small_cell(name: str) -> None:
+    """What torch's own cell is given has been cast: all that it gives is bfloat16."""
+    case = CASES[name]
+    with torch.autocast("cpu", torch.bfloat16):
+        outputs = case.op(**{n: t.float() for n, t in case.problem(B=2, I=I, H=H).items()})
+    assert all(o.dtype == torch.bfloat16 for o in (outputs if isinstance(outputs, tuple) else (outputs,)))
+
+
 @pytest.mark.filterwarnings("ignore:There is a performance drop")
 def test_vmap(model: Model) -> None:
     x = rand(2, T, B, I)
@@ -419,6 +429,12 @@ def test_what_cannot_be_derived_is_refused(model: Model, trainable: bool) -> Non
         model(forward_ad.make_dual(x, x))
     with pytest.raises(RuntimeError, match="setup_context"):
         torch.func.grad(lambda x: model(x).sum())(x)
+
+
+def test_a_direct_call_with_a_tangent_is_refused() -> None:
+    logits, scores = rand(2, 3, 7), rand(2, 3)
+    with forward_ad.dual_level(), pytest.raises(NotImplementedError, match="has no forward-mode derivative"):
+        functional.beam_topk(forward_ad.make_dual(logits, logits), scores, 4)
 
 
 class Seen(TorchDispatchMode):
