@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from dataclasses import dataclass
 
-__all__ = ["AMDGCN", "PTX", "Assembly", "blocks", "count", "inner_loads", "loads_through", "loops", "weight_problems"]
+__all__ = [
+    "AMDGCN",
+    "PTX",
+    "Assembly",
+    "barrier_problems",
+    "blocks",
+    "count",
+    "inner_loads",
+    "loads_through",
+    "loops",
+    "weight_problems",
+]
 
 
 @dataclass(frozen=True)
@@ -178,3 +190,24 @@ def weight_problems(ttgir: str, argument: str) -> list[str]:
     if within:
         return [f"{within} loads of the weights in a loop"]
     return [] if before else ["no load of the weights found"]
+
+
+def barrier_problems(ptx: str) -> list[str]:
+    """What is wrong with how a kernel's programs wait for one another.
+
+    One thread arrives and waits for its program. What the others stored is visible with its arrival only if all meet
+    right before it, and only what they load after they have met behind its wait is sure to be new.
+    """
+    opcodes = list(itertools.chain(*blocks(ptx, PTX)[0]))
+    arrives, waits = r"(atom|red)\.[\w.]*\brelease", r"(ld|atom)\.[\w.]*\bacquire"
+    if not count(arrives, opcodes) or not count(waits, opcodes):
+        return ["no barrier: programs do not wait for one another"]
+    meet, memory = r"bar(rier)?\.(cta\.)?sync", r"(ld|st|atom|red|cp)\.[\w.:]*\bglobal"
+    steps = [opcode for opcode in opcodes if re.match(f"{meet}|{memory}", opcode)]
+    around = list(zip(["", *steps[:-1]], steps, [*steps[1:], ""], strict=True))
+    problems = []
+    if any(re.match(arrives, step) and not re.match(meet, before) for before, step, _ in around):
+        problems.append("a program arrives before all its threads have stored")
+    if any(re.match(waits, step) and not re.match(meet, after) for _, step, after in around):
+        problems.append("threads go on before their program has waited")
+    return problems

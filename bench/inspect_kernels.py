@@ -45,7 +45,7 @@ from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
 import seqops.kernels
-from seqops.bench.assembly import AMDGCN, PTX, blocks, count, inner_loads, weight_problems
+from seqops.bench.assembly import AMDGCN, PTX, barrier_problems, blocks, count, inner_loads, weight_problems
 from seqops.cpu._recurrent import BOTH
 from seqops.kernels import (
     additive_attention,
@@ -68,12 +68,12 @@ from seqops.kernels import (
 )
 
 # Shared memory that one program can have, in bytes, and multiprocessors.
-SHARED_LIMIT = {"80": 166912, "86": 101376, "90": 232448, "100": 232448, "gfx942": 65536}
-MULTIPROCESSORS = {"80": 108, "86": 82, "90": 132, "100": 148, "gfx942": 304}
+SHARED_LIMIT = {"75": 65536, "80": 166912, "86": 101376, "90": 232448, "100": 232448, "gfx942": 65536}
+MULTIPROCESSORS = {"75": 40, "80": 108, "86": 82, "90": 132, "100": 148, "gfx942": 304}
 # What an NVIDIA multiprocessor has: registers, and places for warps and programs.
 REGISTERS = 65536
-WARPS = {"80": 64, "86": 48, "90": 64, "100": 64}
-PROGRAMS = {"80": 32, "86": 16, "90": 32, "100": 32}
+WARPS = {"75": 32, "80": 64, "86": 48, "90": 64, "100": 64}
+PROGRAMS = {"75": 16, "80": 32, "86": 16, "90": 32, "100": 32}
 RESERVED = 1024  # bytes of shared memory that the system takes of each program
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -164,8 +164,8 @@ def walk_launches(walk: Walk, cfg: Any, dtype: torch.dtype, H: int, target: str)
 
 
 def shared_limit(target: str) -> int:
-    """The shared memory in which the launchers keep weights: none on AMD GPUs."""
-    return 0 if target.startswith("gfx") else SHARED_LIMIT[target]
+    """The shared memory in which the launchers keep weights, as `resident_limits` has it."""
+    return 0 if target.startswith("gfx") else SHARED_LIMIT[target] // (2 if int(target) < 80 else 1)
 
 
 def walks() -> Iterator[Walk]:
@@ -536,8 +536,7 @@ def inspect(launch: Launch, target: str, compiled: Any) -> Result:
         # How many programs an AMD GPU holds is not known here: none may wait there.
         available = (held or 0) * MULTIPROCESSORS[target]
         resident = f"{launch.cooperative}/{available}"
-        if not re.search(r"\b(ld|atom)\.[\w.]*acquire", compiled.asm["ptx"]):
-            problems.append("no barrier: programs do not wait for one another")
+        problems += barrier_problems(compiled.asm["ptx"])
         if not launch.cooperative:
             problems.append("waits at a barrier, but the grid is not a cooperative one")
         if launch.cooperative > available:

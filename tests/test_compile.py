@@ -78,9 +78,12 @@ $L__BB0_1:
     ld.global.b32 %r1, [%rd1];
     ld.global.cg.b32 %r2, [%rd2];
     add.f32 %r3, %r1, %r2;
-    atom.global.gpu.release.add.u32 %r4, [%rd3], 1;
+    st.global.b32 [%rd2], %r3;
+    bar.sync 0;
+    @%p3 atom.global.gpu.release.add.u32 %r4, [%rd3], 1;
 $L__BB0_2:
-    ld.global.gpu.acquire.b32 %r5, [%rd3];
+    @%p3 ld.global.gpu.acquire.b32 %r5, [%rd3];
+    bar.sync 0;
     setp.lt.s32 %p1, %r5, %r6;
     @%p1 bra $L__BB0_2;
     @%p2 bra $L__BB0_1;
@@ -284,6 +287,17 @@ def test_matrix_instructions_are_told_apart(script: ModuleType, monkeypatch: pyt
         ("90", {"shared": 240000}, "shared memory 240000 > 232448"),
         ("90", {"spill": 8}, "spills 8"),
         ("90", {"warps": 16, "shared": 0}, "255 registers x 16 warps and 0 bytes: no multiprocessor has that"),
+        ("90", {"ptx": WAITING.replace("acquire", "relaxed")}, "no barrier: programs do not wait for one another"),
+        (
+            "90",
+            {"ptx": WAITING.replace("    bar.sync 0;\n    @%p3 atom.", "    red.")},
+            "a program arrives before all its threads have stored",
+        ),
+        (
+            "90",
+            {"ptx": WAITING.replace("    bar.sync 0;\n    setp", "    setp")},
+            "threads go on before their program has waited",
+        ),
         ("90", {"ptx": WAITING + "cvt.f64.f32 %rd1, %r1; ret;"}, "fp64 arithmetic"),
         ("90", {"ttgir": PERSISTENT.replace("// here", "%w_6 = tt.load %p : f32")}, "1 loads of the weights in a loop"),
         ("90", {"ttgir": PERSISTENT.replace("%w_hh_ptr", "%arg0")}, "no load of the weights found"),
