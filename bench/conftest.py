@@ -36,6 +36,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.option.order is None:
         config.option.order = random.randrange(2**31)
     config.stash[RESULTS] = {}
+    # cuDNN's layers may use TF32 unless told otherwise, torch's products and ours may not: here all have full fp32.
+    torch.backends.cudnn.allow_tf32 = False
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

@@ -330,7 +330,8 @@ def time_row(row: Row, benchmark: Any, seconds: float) -> dict[str, Any]:
     start = time.perf_counter()
     steps[0]()
     _synchronize(problem.device)
-    rounds = int(min(max(seconds / (time.perf_counter() - start), 5), 1000))
+    once = time.perf_counter() - start
+    rounds = int(min(max(seconds / once, 5), 1000))
 
     turn = itertools.cycle(steps)
 
@@ -343,7 +344,8 @@ def time_row(row: Row, benchmark: Any, seconds: float) -> dict[str, Any]:
         facts["device"] = statistics.median(_device_times(steps, rounds))
         facts["peak"] = _peak_memory(step)
         try:
-            facts["graph"] = _graph_time(steps[: max(1, min(len(steps), 8))], rounds)
+            # Of a call that takes long, such as a loop over time, few: a graph of all its launches takes long to make.
+            facts["graph"] = _graph_time(steps[: max(1, min(8, int(0.1 / once)))], rounds)
         except RuntimeError as error:
             facts["no graph"] = str(error).splitlines()[0]
             torch.cuda.synchronize()
