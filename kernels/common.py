@@ -77,11 +77,16 @@ def resident_limits(device: torch.device) -> tuple[int, int]:
         return sys.maxsize, sys.maxsize
     properties = torch.cuda.get_device_properties(device)
     memory = 0 if torch.version.hip else int(getattr(properties, "shared_memory_per_block_optin", 49152))
+    if properties.major < 8:
+        memory //= 2  # without matrix units that Triton uses, it keeps 16-bit operands as fp32
     return memory, properties.multi_processor_count
 
 
 def dot_precision(dtype: torch.dtype) -> str:
-    """`input_precision` of a tl.dot: full fp32 unless torch itself has been allowed TF32 for its products."""
+    """`input_precision` of a tl.dot: full fp32 unless torch itself has been allowed TF32 for its products.
+
+    On AMD GPUs always: most have no TF32, and Triton refuses it for them.
+    """
     # Not torch.get_float32_matmul_precision(), which raises where this newer setting has been used.
-    allowed = torch.backends.cuda.matmul.fp32_precision == "tf32"
+    allowed = torch.backends.cuda.matmul.fp32_precision == "tf32" and not torch.version.hip
     return "tf32" if dtype == torch.float32 and allowed else "ieee"

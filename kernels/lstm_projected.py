@@ -15,7 +15,7 @@ from torch import Tensor
 from ..cpu._recurrent import sum_of_biases
 from . import config
 from .common import grid_barrier, tanh
-from .recurrent import RUN_TIME, first_chunk, leave, load_slices, pick, plain, products, walk
+from .recurrent import RUN_TIME, apart, first_chunk, leave, load_slices, pick, plain, products, walk
 from .recurrent_step import add_at, lengths_of, lstm_gates, starts_at, tile_of, time_of
 
 __all__ = ["projected_back", "projected_forward"]
@@ -306,7 +306,7 @@ def projected_forward(
         )
         cfg = pick(config.PROJECTED_FWD, x, T, max(H, P), (P, P, P, P, H))
         walk(projected_fwd_kernel, args, cfg, max(H, P), T, B, x, halves=True, H=H, P=P, REVERSE=reverse)
-    return y, h_n.to(x.dtype), c_n.to(x.dtype), cells
+    return y, *apart((h_n, c_n), x.dtype), cells
 
 
 def projected_back(
@@ -351,6 +351,6 @@ def projected_back(
         first = T - 1 if reverse else 0
         leave(first, dg[first], w_hh, state, by_reset if need_reset_state else None, reset)
     dtype = grad_y.dtype
-    resets = [g.to(dtype) if need_reset_state else g.new_empty(0, dtype=dtype) for g in by_reset]
+    resets = apart(by_reset if need_reset_state else [g.new_empty(0) for g in by_reset], dtype)
     dw_hr = dh.flatten(0, 1).t() @ m.flatten(0, 1)
-    return state[0].to(dtype), state[1].to(dtype), resets[0], resets[1], dw_hr
+    return *apart(state, dtype), *resets, dw_hr

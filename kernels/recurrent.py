@@ -27,6 +27,7 @@ from .recurrent_step import direction_of, lengths_of, starts_at, step_back, step
 __all__ = [
     "GATES",
     "RUN_TIME",
+    "apart",
     "at_once",
     "first_chunk",
     "leave",
@@ -453,21 +454,23 @@ def walk(
         steps = T
     elif like.is_cuda and cfg.resident:
         # One program a multiprocessor: that many are resident at once whatever their registers.
-        groups_b, steps = min(groups_b, multiprocessors // groups_h), T
+        groups_b = min(groups_b, multiprocessors // groups_h)
+        # The barrier counts programs, twice a step at most, in an int32.
+        steps = min(T, (2**31 - 1) // (2 * groups_h))
         options = {"launch_cooperative_grid": True}
         stages = [{"HALF": 0}] if halves else [{}]
     rows = groups_b * cfg.block_b
     with device_guard(like):
         for b0 in range(0, B, rows):
-            if options:
-                barrier = torch.zeros(groups_b * heads, dtype=torch.int32, device=like.device)
             for step0, stage in itertools.product(range(0, T, steps), stages):
+                if options:
+                    barrier = torch.zeros(groups_b * heads, dtype=torch.int32, device=like.device)
                 kernel[(groups_h * min(groups_b, triton.cdiv(B - b0, cfg.block_b)),)](
                     *args,
                     barrier,
                     b0,
                     step0,
-                    steps,
+                    min(steps, T - step0),
                     T,
                     B,
                     BLOCK_B=cfg.block_b,
@@ -554,7 +557,12 @@ def walk_forward(
             walk_large_forward(*args, **constants)
         else:
             walk(recurrent_fwd_kernel, args, tile, H // heads, T, B, gx, heads=heads, **constants)
-    return y, tuple(last.to(gx.dtype).unbind(0)), cells
+    return y, apart(last, gx.dtype), cells
+
+
+def apart(states: Sequence[Tensor] | Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """The states as results of an op: not views of one tensor, which torch forbids, and of which one is unaligned."""
+    return tuple(state.to(dtype, copy=len(states) > 1) for state in states)
 
 
 def leave(
@@ -631,4 +639,4 @@ def walk_back(
             leave(-back, *(half_of(v, word, H // 2, back) for v, word in zip(ends, words, strict=True)))
     dtype = grad_y.dtype
     empty = tuple(g.new_empty(0) for g in grads)
-    return tuple(state.to(dtype).unbind(0)), empty if by_reset is None else tuple(by_reset.to(dtype).unbind(0))
+    return apart(state, dtype), empty if by_reset is None else apart(by_reset, dtype)

@@ -57,6 +57,8 @@ LOSS_TESTS = "tests/test_negative_sampling_loss.py tests/test_hierarchical_softm
 TORCH_TESTS = "tests/test_torch_integration.py"
 FEW_TESTS = "tests/test_few_units.py -k interpreter"
 REGULAR_TESTS = "tests/test_every_op.py -k 'heads and interpreter and not Cho'"
+COMMON = "kernels/common.py"
+LAUNCH_TESTS = "tests/test_recurrent_launch.py"
 COMPILE_TESTS = "tests/test_compile.py -k 90"
 
 
@@ -122,6 +124,11 @@ FAULTS = [
     Fault("few units: gates exchanged", WALK, "passed = tl.dot(dg[g], w[g], passed", "passed = tl.dot(dg[g], w[GATES - 1 - g], passed", FEW_TESTS),
     Fault("few units: a launch a step", WALK, "    if not halves and cfg.alone(units):\n        steps = T", "    if not halves and cfg.alone(units):\n        steps = 1", FEW_TESTS),
     Fault("barrier: missing", WALK, "        if BARRIER:\n            grid_barrier(barrier_ptr + group, (step - step0 + 1) * G_H)\n    tl.store(state_ptr + own, h, mask=mask)", "    tl.store(state_ptr + own, h, mask=mask)", COMPILE_TESTS),
+    Fault("barrier: a thread arrives before others have stored", COMMON, "    tl.debug_barrier()\n    tl.atomic_add(counter_ptr, 1", "    tl.atomic_add(counter_ptr, 1", COMPILE_TESTS),
+    Fault("barrier: counts past 2^31", WALK, "// (2 * groups_h))", "// groups_h)", LAUNCH_TESTS),
+    Fault("launcher: a counter that is up already", WALK, "barrier = torch.zeros(", "barrier = torch.ones(", LAUNCH_TESTS),
+    Fault("launcher: more programs than the chip holds", WALK, "groups_b = min(groups_b, multiprocessors // groups_h)", "groups_b = min(groups_b, 2 * multiprocessors // groups_h)", LAUNCH_TESTS),
+    Fault("launcher: results are views of one tensor", WALK, "copy=len(states) > 1", "copy=False", "tests/test_torch_integration.py -k 'own and lstm_sequence'"),
     Fault("regular: mask on the output of a step", WALK, "rows_k *= load_rows(scale_ptrs, row_mask, k0, K, BLOCK_K)", "rows_k *= 1.0", REGULAR_TESTS),
     Fault("regular: mask lets the gradient through", WALK, "        if mask_ptr is not None:\n            passed *=", "        if False:\n            passed *=", REGULAR_TESTS),
     Fault("regular: zoneout mixes the wrong way", STEP, "new = mix(kept_h, h, new)", "new = mix(kept_h, new, h)", REGULAR_TESTS),

@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 from cases import CASES
+from conftest import taken
 from helpers import OTHER_DEFAULTS
 from torch import Tensor
 from torch.autograd import forward_ad
@@ -224,6 +225,19 @@ def test_opcheck(op: str, dtype: torch.dtype) -> None:
     for arguments in op_arguments(dtype)[op]:
         result = torch.library.opcheck(getattr(torch.ops.seqops, op).default, arguments)
         assert set(result.values()) == {"SUCCESS"}
+
+
+@pytest.mark.parametrize("op", [op for op in REGISTERED if "_sequence_" in op])
+def test_results_of_a_launcher_are_tensors_of_their_own(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As torch asks, and as they are said to be: compiled code takes them for aligned."""
+    taken("interpreter", monkeypatch)
+    for arguments in op_arguments(torch.float32)[op]:
+        result = torch.library.opcheck(
+            getattr(torch.ops.seqops, op).default, arguments, test_utils=("test_schema", "test_faketensor")
+        )
+        assert set(result.values()) == {"SUCCESS"}
+        places = [r.untyped_storage().data_ptr() for r in getattr(torch.ops.seqops, op)(*arguments) if r.numel()]
+        assert len(set(places)) == len(places)
 
 
 @pytest.mark.parametrize("op", REGISTERED)
