@@ -17,7 +17,7 @@ import cases
 import pytest
 import torch
 from conftest import exchange_hidden_states
-from helpers import assert_as_accurate
+from helpers import assert_as_accurate, randn
 from torch import Tensor
 
 from seqops import BeamSearch, functional, nn, reference
@@ -372,6 +372,47 @@ def test_gru_far_into_a_long_sequence(
 
 
 # Programs that wait for one another.
+
+
+@pytest.mark.usefixtures("poisoned_empty")
+@pytest.mark.parametrize(
+    ("label", "dtype"),
+    [
+        ("rnn", BF16),
+        ("rnn with relu", BF16),
+        ("gru of Cho", BF16),
+        ("gru of Cho", FP32),
+        ("lstm", BF16),
+        ("lstm", FP32),
+        ("lstm with projection", BF16),
+        ("lstm with projection", FP32),
+        ("gru with heads alone", BF16),
+    ],
+)
+@sizes(T=24, B=48, I=64, H=512, P=256, D=256)
+def test_walks_at_a_real_size(
+    device: str, label: str, dtype: torch.dtype, T: int, B: int, I: int, H: int, P: int, D: int
+) -> None:
+    """With resets and lengths; the GRU as torch has it is above."""
+    case = cases.CASES[label]
+    given = {n: v for n, v in {"T": T, "B": B, "I": I, "H": H, "P": P, "D": D}.items() if n in case.largest}
+    options = case.usual(**given) | {"lengths": torch.arange(B) * (T + 1) // B}
+    check(case.op, case.reference, case.problem(**given), device, dtype=dtype, **options)
+
+
+@pytest.mark.usefixtures("poisoned_empty")
+@pytest.mark.parametrize("name", ["RNN", "GRU", "LSTM"])
+@sizes(T=24, B=48, I=64, H=512)
+def test_both_directions_at_a_real_size(device: str, name: str, T: int, B: int, I: int, H: int) -> None:
+    ours, theirs = (getattr(library, name)(I, H, bidirectional=True) for library in (nn, torch.nn))
+    problem = {"x": randn(T, B, I, seed=1)}
+    for i, (n, p) in enumerate(theirs.named_parameters()):
+        problem[n] = randn(*p.shape, seed=2 + i, scale=H**-0.5)
+
+    def of(module: torch.nn.Module) -> Callable[..., Any]:
+        return lambda x, **parameters: torch.func.functional_call(module, parameters, (x,))[0]
+
+    check(of(ours), of(theirs), problem, device, dtype=BF16)
 
 
 @needs_memory(40)
