@@ -17,6 +17,8 @@ __all__ = ["INTERPRET", "autocast_is_on", "calls_directly", "register", "takes_t
 autocast_is_on = torch._C._is_any_autocast_enabled
 _transformations = torch._C._functorch.maybe_current_level
 _dispatch_modes = torch._C._len_torch_dispatch_stack
+# One of many gradients, as a vectorized Jacobian asks for.
+_is_batched = torch._C._functorch.is_legacy_batchedtensor
 
 _LIBRARY = torch.library.Library("seqops", "FRAGMENT")
 
@@ -53,6 +55,8 @@ def calls_directly(*tensors: torch.Tensor) -> bool:
     """
     for tensor in tensors:
         if (type(tensor) is not torch.Tensor and type(tensor) is not torch.nn.Parameter) or not tensor.is_cpu:
+            return False
+        if _is_batched(tensor):
             return False
     return (
         not INTERPRET
