@@ -306,7 +306,8 @@ def projected_forward(
         )
         cfg = pick(config.PROJECTED_FWD, x, T, max(H, P), (P, P, P, P, H))
         walk(projected_fwd_kernel, args, cfg, max(H, P), T, B, x, halves=True, H=H, P=P, REVERSE=reverse)
-    return y, *apart((h_n, c_n), x.dtype), cells
+    h_n, c_n = apart((h_n, c_n), x.dtype)
+    return y, h_n, c_n, cells
 
 
 def projected_back(
@@ -353,4 +354,6 @@ def projected_back(
     dtype = grad_y.dtype
     resets = apart(by_reset if need_reset_state else [g.new_empty(0) for g in by_reset], dtype)
     dw_hr = dh.flatten(0, 1).t() @ m.flatten(0, 1)
-    return *apart(state, dtype), *resets, dw_hr
+    dh0, dc0 = apart(state, dtype)
+    reset_h, reset_c = resets
+    return dh0, dc0, reset_h, reset_c, dw_hr
