@@ -53,6 +53,8 @@ def calls_directly(*tensors: torch.Tensor) -> bool:
     """Whether a public function may call `seqops.cpu` itself where no gradient is needed: plain tensors on the CPU, and
     nobody who traces or transforms. The dispatcher's way there costs more than a small problem's work.
     """
+    if is_compiling():
+        return False
     for tensor in tensors:
         if (type(tensor) is not torch.Tensor and type(tensor) is not torch.nn.Parameter) or not tensor.is_cpu:
             return False
@@ -60,7 +62,6 @@ def calls_directly(*tensors: torch.Tensor) -> bool:
             return False
     return (
         not INTERPRET
-        and not is_compiling()
         and _transformations() is None
         and _dispatch_modes() == 0
         and forward_ad._current_level < 0
