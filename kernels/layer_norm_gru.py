@@ -146,14 +146,15 @@ def layer_norm_gru_bwd_kernel(
     now = tl.where(active, dh, 0.0)
     dn *= now
     d = (dn * gh[2] * r * (1.0 - r), dz * now, dn * r)
-    back = normalized_back(d, hat, rstd, gamma_ptr, units, H, 3)
     dtype = d_gates_ptr.dtype.element_ty
-    for g in tl.static_range(3):
-        tl.store(d_gates_ptr + gates + g * H, d[g].to(dtype), mask=mask)
-        tl.store(d_products_ptr + gates + g * H, back[g].to(dtype), mask=mask)
+    tl.store(state_ptr + own, tl.where(active, z * dh, dh), mask=mask)
     if gx_ptr is not None:
         tl.store(dn_ptr + here, dn.to(dtype), mask=mask)
-    tl.store(state_ptr + own, tl.where(active, z * dh, dh), mask=mask)
+    for g in tl.static_range(3):
+        tl.store(d_gates_ptr + gates + g * H, d[g].to(dtype), mask=mask)
+    back = normalized_back(d, hat, rstd, gamma_ptr, units, H, 3)
+    for g in tl.static_range(3):
+        tl.store(d_products_ptr + gates + g * H, back[g].to(dtype), mask=mask)
 
 
 def layer_norm_gru_sequence_fwd(

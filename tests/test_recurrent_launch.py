@@ -100,7 +100,12 @@ def test_memory_in_which_weights_are_kept(
 
 def test_tf32_is_not_asked_of_amd(monkeypatch: pytest.MonkeyPatch) -> None:
     """Triton refuses it for most of their GPUs."""
-    monkeypatch.setattr(torch.backends.cuda.matmul, "fp32_precision", "tf32")
-    assert recurrent.dot_precision(torch.float32) == "tf32"
-    monkeypatch.setattr(torch.version, "hip", "6.4")
-    assert recurrent.dot_precision(torch.float32) == "ieee"
+    matmul = torch.backends.cuda.matmul
+    before = matmul.fp32_precision
+    try:
+        matmul.fp32_precision = "tf32"
+        assert recurrent.dot_precision(torch.float32) == "tf32"
+        monkeypatch.setattr(torch.version, "hip", "6.4")
+        assert recurrent.dot_precision(torch.float32) == "ieee"
+    finally:
+        matmul.fp32_precision = before
