@@ -10,14 +10,14 @@ from . import config
 from .common import device_guard
 from .recurrent_step import lengths_of
 
-__all__ = ["RUN_TIME", "gates_of", "launch_rows", "none_of", "normalized", "normalized_back", "rows_of", "scaled"]
+__all__ = ["RUN_TIME", "gates_of", "launch_rows", "none_of", "normalized", "normalized_back", "owned_rows", "scaled"]
 
 # A new length or batch must not compile anew.
 RUN_TIME = ["stride", "step", "T", "B"]
 
 
 @triton.jit
-def rows_of(lengths_ptr, T, B, H: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr):
+def owned_rows(lengths_ptr, T, B, H: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_H: tl.constexpr):
     """The program's batch rows, which of them there are, their lengths; all units, and the mask of both."""
     rows = tl.program_id(0).to(tl.int64) * BLOCK_B + tl.arange(0, BLOCK_B)
     units = tl.arange(0, BLOCK_H)

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..cpu._layer_norm import LayerNorm
 from ..cpu._recurrent import HiddenWeights
 from .common import mix
-from .layer_norm import RUN_TIME, gates_of, launch_rows, none_of, normalized, normalized_back, rows_of, scaled
+from .layer_norm import RUN_TIME, gates_of, launch_rows, none_of, normalized, normalized_back, owned_rows, scaled
 from .recurrent import leave, plain
 from .recurrent_step import add_at, gru_gates, time_of
 
@@ -51,7 +51,7 @@ def layer_norm_gru_fwd_kernel(
     normalised of the step that ends, [B,3H] at its time times `stride`. state [B,H] fp32 holds h, met [B,H] what meets
     W_hh in the step that begins. Before the first step none ends, after the last none begins.
     """
-    rows, row_mask, length, units, mask = rows_of(lengths_ptr, T, B, H, BLOCK_B, BLOCK_H)
+    rows, row_mask, length, units, mask = owned_rows(lengths_ptr, T, B, H, BLOCK_B, BLOCK_H)
     own = rows[:, None] * H + units[None, :]
     t, before = time_of(step, T, REVERSE)
     ends = mask & (step > 0)
@@ -113,7 +113,7 @@ def layer_norm_gru_bwd_kernel(
     after, none before the first launch; state [B,H] fp32: what comes past it; by_reset, like it, gathers the gradients
     of the state that resets put in place.
     """
-    rows, row_mask, length, units, mask = rows_of(lengths_ptr, T, B, H, BLOCK_B, BLOCK_H)
+    rows, row_mask, length, units, mask = owned_rows(lengths_ptr, T, B, H, BLOCK_B, BLOCK_H)
     own = rows[:, None] * H + units[None, :]
     t, after = time_of(step, T, 1 - REVERSE)
     here = t * B * H + own

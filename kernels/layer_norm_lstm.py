@@ -13,7 +13,7 @@ from torch import Tensor
 from ..cpu._layer_norm import LayerNorm
 from ..cpu._recurrent import HiddenWeights
 from .common import mix, tanh
-from .layer_norm import RUN_TIME, gates_of, launch_rows, none_of, normalized, normalized_back, rows_of, scaled
+from .layer_norm import RUN_TIME, gates_of, launch_rows, none_of, normalized, normalized_back, owned_rows, scaled
 from .recurrent import leave, plain
 from .recurrent_step import add_at, lstm_gates, time_of
 
@@ -54,7 +54,7 @@ def layer_norm_lstm_fwd_kernel(
 
     As `layer_norm_gru_fwd_kernel`, with 4H for 3H; state [2,B,H] holds h and c; cells [T,B,H], where kept, are all c.
     """
-    rows, row_mask, length, units, mask = rows_of(lengths_ptr, T, B, H, BLOCK_B, BLOCK_H)
+    rows, row_mask, length, units, mask = owned_rows(lengths_ptr, T, B, H, BLOCK_B, BLOCK_H)
     own = rows[:, None] * H + units[None, :]
     second = tl.cast(B, tl.int64) * H
     t, before = time_of(step, T, REVERSE)
@@ -136,7 +136,7 @@ def layer_norm_lstm_bwd_kernel(
     As `layer_norm_gru_bwd_kernel`, with 4H for 3H; state [2,B,H] holds what comes of dh past W_hh, and dc. Where the
     cell is normalised: raw [T,B,H] is the cell before, d_normed [T,B,H] the gradient of what it becomes.
     """
-    rows, row_mask, length, units, mask = rows_of(lengths_ptr, T, B, H, BLOCK_B, BLOCK_H)
+    rows, row_mask, length, units, mask = owned_rows(lengths_ptr, T, B, H, BLOCK_B, BLOCK_H)
     own = rows[:, None] * H + units[None, :]
     second = tl.cast(B, tl.int64) * H
     t, after = time_of(step, T, 1 - REVERSE)

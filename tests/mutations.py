@@ -272,7 +272,7 @@ FAULTS = [
     Fault("torch path: a number of none is added", ROWS_CPU, "numbers.masked_fill_(absent, 0), at.clamp(min=0)", "numbers, at.clamp(min=0)", "tests/test_glove_loss.py -k order_of_the_batch"),
     Fault("torch path: keys too short", ROWS_CPU, "if high - min(low, 0) < 2 ** (32 - bits)", "if high < 2 ** (32 - bits)", "tests/test_row_update.py -k in_their_order"),
     Fault("torch path: a centre's pairs in the batch's order", ROWS_CPU, "rows, coefficients = rows.index_select(0, order),", "rows, coefficients = rows[: len(order)],", "tests/test_sampled_losses.py -k 'scattered and cpu'"),
-    Fault("torch path: a score without a source", ROWS_CPU, "absent = index[:, None] < 0 if absent is None else absent | (index[:, None] < 0)", "pass", "tests/test_sampled_losses.py -k 'no_source and cpu'"),
+    Fault("torch path: a score without a source", ROWS_CPU, "absent = left_out[:, None] if absent is None else absent | left_out[:, None]", "pass", "tests/test_sampled_losses.py -k 'no_source and cpu'"),
     Fault("torch path: a gradient's row of another item", ROWS_CPU, "order // coefficients.shape[1]", "order % coefficients.shape[0]", LOSS_TESTS + " 'all_places and cpu'"),
     Fault("torch path: sorted rows that are none", ROWS_CPU, "if low < 0:\n        # As", "if low > 0:\n        # As", "tests/test_row_update.py -k in_their_order"),
     Fault("torch path: places share a key", ROWS_CPU, "bits = (count - 1).bit_length()", "bits = (count - 1).bit_length() - 1", "tests/test_row_update.py -k in_their_order"),

@@ -6,6 +6,7 @@ import itertools
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers import randn
@@ -407,6 +408,21 @@ def test_a_cache_that_does_not_move() -> None:
     torch.testing.assert_close(got.scores, expected.scores)
 
 
+def test_numbers_of_numpy_count() -> None:
+    usual, *_ = searched({"n_best": 3, "beam_size": 3, "eos": 1, "banned_tokens": [2], "forced_tokens": {0: 4}})
+    whole = np.int64
+    change = {
+        "n_best": 3,
+        "beam_size": whole(3),
+        "eos": whole(1),
+        "banned_tokens": np.array([2]),
+        "forced_tokens": {0: whole(4)},
+    }
+    assert torch.equal(searched(change)[0].sequences, usual.sequences)
+    several = {"beam_size": np.array([3] * B), "eos": np.array([1, 1])}
+    assert torch.equal(searched(change | several)[0].sequences, usual.sequences)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -425,6 +441,9 @@ def test_a_cache_that_does_not_move() -> None:
         ({"max_length": torch.tensor([1, 2])}, r"max_length must have shape \[5\], got \[2\]"),
         ({"prefix": torch.zeros(2, 3).long()}, r"prefix must have shape \[5, P\], got \[2, 3\]"),
         ({"forced_tokens": {T: 1}}, "forced_tokens must lie within 9 steps, got step 9"),
+        ({"forced_tokens": {0: V}}, r"prefix and forced_tokens must lie in 0..5, got \[6\]"),
+        ({"forced_tokens": {0: -1}}, r"prefix and forced_tokens must lie in 0..5, got \[-1\]"),
+        ({"prefix": torch.full((B, 2), V)}, r"prefix and forced_tokens must lie in 0..5, got \[6\]"),
         ({"banned_tokens": [V]}, r"banned_tokens must lie in 0..5, got \[6\]"),
     ],
 )
@@ -440,6 +459,10 @@ def test_bad_types_and_attention() -> None:
         searched({"max_length": torch.ones(B)})
     with pytest.raises(TypeError, match=r"beam_search: prefix must be int32 or int64, got torch.float32"):
         searched({"prefix": torch.ones(B, 2)})
+    with pytest.raises(TypeError, match=r"beam_search: eos must be an int or a sequence of them, got 1\.5"):
+        searched({"eos": 1.5})
+    with pytest.raises(TypeError, match="beam_search: beam_size must be an int or a sequence of them, got '4'"):
+        searched({"beam_size": "4"})
     search = BeamSearch(batch_size=1, beam_size=2, bos=0, eos=1, max_length=1, coverage_penalty=0.5)
     with pytest.raises(ValueError, match="beam_search: a coverage_penalty needs attention from step"):
         search.advance(torch.zeros(1, 2, 3))

@@ -144,9 +144,13 @@ def test_a_large_batch_stays_finite() -> None:
     text = [["a", "b"] * 50] * 20
     for optimizer, clip in (("adagrad", None), ("sgd", 1.0)):
         o = TrainingOptions(dim=4, epochs=3, batch_words=10**6, sample=None, optimizer=optimizer, clip=clip)
-        vectors = Trainer(encoded(text), o).run()
+        trainer = Trainer(encoded(text), o)
+        vectors = trainer.run()
         assert vectors.vectors.isfinite().all()
         assert vectors.vectors.norm(dim=1).max() < 10
+        # No more is drawn than the corpus needs.
+        assert trainer._drawn is not None
+        assert trainer._drawn[2].shape[1] == -(-len(trainer.corpus) // o.tile)
 
 
 def interrupted(trainer: Trainer, after: int, **arguments: Any) -> None:

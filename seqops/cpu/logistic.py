@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ._dtypes import compute_dtype
-from .rows import absent_of, check_range, scores_of
+from .rows import absent_of, check_range, scores_of, sources_of
 from .sampler import alias_draw, draw_at
 
 __all__ = ["hierarchical_softmax_fwd", "negative_sampling_fwd"]
@@ -18,11 +18,10 @@ __all__ = ["hierarchical_softmax_fwd", "negative_sampling_fwd"]
 def _items(op: str, source: Tensor, index: Tensor | None, target: Tensor, classes: int) -> tuple[Tensor, Tensor]:
     """The items' own vectors, any where an item is left out, and their targets int64, there -1."""
     check_range(op, "target", target, classes, low=-1)
+    source, absent = sources_of(op, "center", source, index)
     target = target.to(torch.int64)
-    if index is not None:
-        if check_range(op, "center", index, source.shape[0], low=-1):
-            target, index = target.masked_fill(index < 0, -1), index.clamp(min=0)
-        source = source.index_select(0, index)
+    if absent is not None:
+        target = target.masked_fill(absent, -1)
     return source.to(compute_dtype(source.dtype)), target
 
 

@@ -28,6 +28,7 @@ __all__ = [
     "row_sums_scatter",
     "row_sums_scatter_sparse",
     "scores_of",
+    "sources_of",
 ]
 
 
@@ -112,14 +113,22 @@ def scores_of(hidden: Tensor, weight: Tensor, rows: Tensor) -> Tensor:
     return pattern.values().view(B, R)
 
 
+def sources_of(op: str, name: str, source: Tensor, index: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """The items' own rows of source, any where an item is left out, and where that is; None: nowhere."""
+    if index is None:
+        return source, None
+    absent = index < 0 if check_range(op, name, index, source.shape[0], low=-1) else None
+    if not source.shape[0]:
+        return source.new_zeros(index.shape[0], source.shape[1]), absent
+    return source.index_select(0, index if absent is None else index.clamp(min=0)), absent
+
+
 def row_scores(source: Tensor, index: Tensor | None, weight: Tensor, rows: Tensor, sparse: bool) -> Tensor:
     """See `seqops.ops._rows`."""
     absent = rows < 0 if check_range("row_scores", "rows", rows, weight.shape[0], low=-1) else None
-    if index is not None and source.shape[0]:
-        if check_range("row_scores", "index", index, source.shape[0], low=-1):
-            absent = index[:, None] < 0 if absent is None else absent | (index[:, None] < 0)
-            index = index.clamp(min=0)
-        source = source.index_select(0, index)
+    source, left_out = sources_of("row_scores", "index", source, index)
+    if left_out is not None:
+        absent = left_out[:, None] if absent is None else absent | left_out[:, None]
     if absent is None:
         return scores_of(source, weight, rows)
     return scores_of(source, weight, rows.clamp(min=0)).masked_fill_(absent, 0)
@@ -152,13 +161,14 @@ def _summed(table: Tensor, rows: Tensor, absent: Tensor | None, coefficients: Te
 
 def row_sums(table: Tensor, rows: Tensor, coefficients: Tensor, sparse: bool) -> Tensor:
     """See `seqops.ops._rows`."""
-    absent = rows < 0 if check_range("row_sums", "rows", rows, table.shape[0], low=-1) else None
+    absent = check_range("row_sums", "rows", rows, table.shape[0], low=-1)
     B, R = rows.shape
     if not rows.numel() or not table.numel():
         return table.new_zeros(B, table.shape[1], dtype=compute_dtype(table.dtype))
+    left_out = rows < 0 if absent else None
     if R == 1:
-        return _one_each(table, rows[:, 0], absent, coefficients)
-    return _summed(table, rows, absent, coefficients, torch.arange(B + 1, dtype=rows.dtype, device=rows.device))
+        return _one_each(table, rows[:, 0], left_out, coefficients)
+    return _summed(table, rows, left_out, coefficients, torch.arange(B + 1, dtype=rows.dtype, device=rows.device))
 
 
 def sorted_rows(rows: Tensor) -> tuple[Tensor, Tensor]:

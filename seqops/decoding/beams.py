@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
+from operator import index
 
 import torch
 from torch import Tensor
@@ -67,7 +68,8 @@ class BeamSearch:
         device: torch.device | str | None = None,
     ) -> None:
         B = batch_size
-        widths = [beam_size] * B if isinstance(beam_size, int) else [int(w) for w in beam_size]
+        given = _whole("beam_size", beam_size)
+        widths = [given] * B if isinstance(given, int) else given
         beam = max(widths, default=0)
         self.device = torch.device("cpu" if device is None else device)
         for name, value in (("batch_size", B), ("beam_size", min(widths, default=1))):
@@ -87,7 +89,8 @@ class BeamSearch:
             raise ValueError(f"{OP}: repetition_penalty must be above 0, got {repetition_penalty}")
         if no_repeat_ngram_size < 0:
             raise ValueError(f"{OP}: no_repeat_ngram_size must be at least 0, got {no_repeat_ngram_size}")
-        eos_ids = [] if eos is None else [eos] if isinstance(eos, int) else [int(e) for e in eos]
+        ends = [] if eos is None else _whole("eos", eos)
+        eos_ids = [ends] if isinstance(ends, int) else ends
         if eos is not None and (not eos_ids or min(eos_ids) < 0):
             raise ValueError(f"{OP}: eos must be one or more token ids, got {eos}")
         if pad is None:
@@ -111,7 +114,7 @@ class BeamSearch:
         self.enough = (width * patience).ceil().clamp(min=1)
 
         self.eos = torch.tensor(sorted(set(eos_ids)), dtype=torch.int64, device=self.device)
-        self.banned = sorted(set(banned_tokens))
+        self.banned = sorted({index(t) for t in banned_tokens})
         self.banned_ids = torch.tensor(self.banned, dtype=torch.int64, device=self.device)
         self.forced = self._forced(prefix, prefix_lengths, forced_tokens or {})
         self.processors = list(processors)
@@ -159,7 +162,8 @@ class BeamSearch:
 
     def _forced(self, prefix: Tensor | None, lengths: Tensor | None, tokens: Mapping[int, int]) -> dict[int, Tensor]:
         """For each step that forces a token, that of each item [N,1], or -1."""
-        forced = {}
+        forced: dict[int, Tensor] = {}
+        self.fed = [index(token) for token in tokens.values()]
         if prefix is not None:
             check_shape(OP, "prefix", prefix, (self.B, "P"))
             if prefix.dtype not in (torch.int32, torch.int64):
@@ -169,12 +173,14 @@ class BeamSearch:
             steps = torch.arange(P, device=prefix.device)
             inside = prefix if lengths is None else torch.where(steps < lengths[:, None], prefix, -1)
             forced = {t: inside[:, t] for t in range(P)}
+            if prefix.is_cpu and inside.numel():  # those on a GPU would make the host wait
+                self.fed.append(max(0, int(inside.max())))
         for t, token in tokens.items():
             at = t if t >= 0 else self.max_length + t
             if not 0 <= at < self.max_length:
                 raise ValueError(f"{OP}: forced_tokens must lie within {self.max_length} steps, got step {t}")
             before = forced.get(at, torch.full((self.B,), -1, device="cpu"))
-            forced[at] = torch.where(before < 0, token, before)
+            forced[at] = torch.where(before < 0, index(token), before)
         return {t: v.to(self.device, torch.int64).repeat_interleave(self.groups)[:, None] for t, v in forced.items()}
 
     def _begin(self, logits: Tensor, attention: Tensor | None) -> None:
@@ -182,6 +188,8 @@ class BeamSearch:
         V, L = logits.shape[2], self.max_length
         if self.banned and not (self.banned[0] >= 0 and self.banned[-1] < V):
             raise ValueError(f"{OP}: banned_tokens must lie in 0..{V - 1}, got {self.banned}")
+        if self.fed and not (min(self.fed) >= 0 and max(self.fed) < V):
+            raise ValueError(f"{OP}: prefix and forced_tokens must lie in 0..{V - 1}, got {sorted(set(self.fed))}")
         dtype = torch.promote_types(logits.dtype, torch.float32)
         # All beams are alike as yet: only the first counts.
         self.live = torch.full((self.N, self.w), NEVER, dtype=dtype, device=self.device)
@@ -397,6 +405,18 @@ class BeamSearch:
         if self.steps == 0:
             raise ValueError(f"{OP}: no step has been made")
         return read_back(self.pool.best(self.B, self.n_best), self.history, self.pad)
+
+
+def _whole(name: str, value: int | Sequence[int]) -> int | list[int]:
+    """One whole number or several of any type that counts, such as numpy's."""
+    try:
+        return index(value)  # type: ignore[arg-type]
+    except TypeError:
+        pass
+    try:
+        return [index(v) for v in value]  # type: ignore[union-attr]
+    except TypeError:
+        raise TypeError(f"{OP}: {name} must be an int or a sequence of them, got {value!r}") from None
 
 
 def _prompt(bos: int | Tensor, B: int, device: torch.device) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import IO
 
@@ -62,9 +63,11 @@ def load_vectors(
         encoding: of the words. A byte order mark at the start is left out.
         limit: read at most this many.
 
+    Of a word that stands there twice the first vector is kept, with a warning, as in gensim.
+
     Raises:
-        OSError: the file cannot be read. ValueError: it is empty, cut off, too long, not of this form or encoding, has
-            a word twice or a number that is not finite; the message says where.
+        OSError: the file cannot be read. ValueError: it is empty, cut off, too long, not of this form or encoding, or
+            has a number that is not finite; the message says where.
     """
     name = os.fspath(path)
     check_encoding(path, encoding)
@@ -78,10 +81,13 @@ def load_vectors(
             words, vectors = _load_text(path, form == "word2vec", encoding, limit)
     except BROKEN as error:
         raise ValueError(f"{name}: {error}") from None
-    if len(set(words)) < len(words):
-        seen: set[str] = set()
-        twice = next(w for w in words if w in seen or seen.add(w))  # type: ignore[func-returns-value]
-        raise ValueError(f"{name}: {twice!r} stands there twice")
+    first = {word: i for i, word in reversed(list(enumerate(words)))}
+    if len(first) < len(words):
+        twice = next(w for i, w in enumerate(words) if first[w] != i)
+        count = len(words) - len(first)
+        warnings.warn(f"{name}: words there before, {count} such as {twice!r}, are left out", stacklevel=3)
+        kept = sorted(first.values())
+        words, vectors = [words[i] for i in kept], vectors[kept]
     bad = ~np.isfinite(vectors).all(1)
     if bad.any():
         raise ValueError(f"{name}: the vector of {words[int(bad.argmax())]!r} has values that are not finite")

@@ -215,7 +215,9 @@ class Trainer:
         self._keep = vocabulary.keep_probability(o.sample)
         # Of a tile's inputs and the nodes of its paths all products are made, though only those of a pair count.
         self._tile_words = min(o.tile, 8) if o.loss == "hierarchical" else o.tile
-        self._tiles = max(1, self._batch_words() // self._tile_words)
+        # No step is of more words than a block has.
+        most = -(-min(BLOCK, len(corpus)) // self._tile_words)
+        self._tiles = max(1, min(most, self._batch_words() // self._tile_words))
         self._buffers: dict[str, Tensor] = {}
         if o.loss == "negative":
             self._sampler = NegativeSampler(vocabulary.counts, o.power, device=device)
