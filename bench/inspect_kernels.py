@@ -3,6 +3,8 @@
     python bench/inspect_kernels.py [--targets 80,86,90,100,gfx942] [--kernel NAME] [--share I/N] [--json FILE]
 
     mma        matrix instructions of a warp; wgmma those of a warpgroup, tcgen05 among them
+    spill      bytes; a problem where all registers that a thread can have do not suffice: else the assembler gives a
+               few for more programs a multiprocessor
     loads      global loads of a thread in the innermost loop, the longest where there are several
     per SM     programs that a multiprocessor holds at once
     resident   programs that wait for one another / that the chip holds at once
@@ -482,10 +484,15 @@ def compile_for(launch: Launch, target: str) -> Result:
         source = ASTSource(launch.kernel, signature, constants, attributes)
         options = {"num_warps": launch.num_warps, "enable_fp_fusion": launch.fusion}
         compiled = triton.compile(source, target=gpu, options=options)
+        needs = None
+        if gpu.backend == "cuda" and _cuda_resources(compiled.asm["cubin"])[1]:
+            most = min(255, REGISTERS // (32 * launch.num_warps))
+            freely = triton.compile(source, target=gpu, options=options | {"maxnreg": most})
+            needs = _cuda_resources(freely.asm["cubin"])[1]
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[-1]
         return Result(launch.name, launch.label, target, problems=[f"does not compile: {reason}"])
-    return inspect(launch, target, compiled)
+    return inspect(launch, target, compiled, needs)
 
 
 def compile_apart(launch: Launch, target: str) -> Result:
@@ -504,8 +511,8 @@ def compile_apart(launch: Launch, target: str) -> Result:
     return result
 
 
-def inspect(launch: Launch, target: str, compiled: Any) -> Result:
-    """What a kernel came out as, and what is wrong with it."""
+def inspect(launch: Launch, target: str, compiled: Any, spill_needed: int | None = None) -> Result:
+    """What a kernel came out as, and what is wrong with it; `spill_needed`: what it spills with all registers."""
     nvidia = not target.startswith("gfx")
     text, assembly = (compiled.asm["ptx"], PTX) if nvidia else (compiled.asm["amdgcn"], AMDGCN)
     registers, spill = _cuda_resources(compiled.asm["cubin"]) if nvidia else _amd_resources(text)
@@ -514,7 +521,7 @@ def inspect(launch: Launch, target: str, compiled: Any) -> Result:
     problems = []
     if shared > SHARED_LIMIT[target]:
         problems.append(f"shared memory {shared} > {SHARED_LIMIT[target]}")
-    if spill:
+    if spill and spill_needed != 0:
         problems.append(f"spills {spill}")
     if "fp64" not in "".join(launch.types.values()) and count(rf"(?=.*f64){assembly.floating}", opcodes):
         problems.append("fp64 arithmetic")

@@ -17,6 +17,8 @@ from .common import device_guard
 
 __all__ = ["linear_cross_entropy_bwd", "linear_cross_entropy_fwd"]
 
+MOST_THREADS = tl.constexpr(1024)  # of a program, on any GPU
+
 
 @triton.jit
 def softmax_rows_kernel(
@@ -72,9 +74,10 @@ def softmax_rows_kernel(
                     shares = shares * tl.load(class_weight_ptr + v0 + v, mask=mask, other=0.0)
                 spread += tl.where(mask, shares * x, 0.0)
                 g -= shares
-                # Of a small block several threads hold an element, and one of them writes it.
-                tl.debug_barrier()
             if GRADIENT:
+                if BLOCK_V < MOST_THREADS:
+                    # Several threads hold an element, and one of them writes it.
+                    tl.debug_barrier()
                 g = tl.where(kept, (g - tl.where(v0 + v == target, own, 0.0)) * scale, 0.0)
                 tl.store(row_ptr + v0 + v, g.to(logits_ptr.dtype.element_ty), mask=mask)
     tl.store(loss_ptr + n, tl.where(kept, loss - tl.sum(spread, 0), 0.0))

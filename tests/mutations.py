@@ -142,7 +142,7 @@ FAULTS = [
     Fault("large: heads exchanged", LARGE, "within = rows[:, None] + (units // D * B)[None, :]", "within = rows[:, None] + (units // D * 0)[None, :]", LARGE_TESTS),
     Fault("large: reset state's cell not gathered", LARGE, "add_at(by_reset_ptr + second + own, dc, mask & fresh)", "add_at(by_reset_ptr + second + own, dc, mask & fresh & False)", LARGE_TESTS),
     Fault("large: the product of another step", LARGE, "dg[step if REVERSE else T - 1 - step]", "dg[T - 1 - step if REVERSE else step]", LARGE_TESTS),
-    Fault("large: a step is never walked", LARGE, "for step in range(T + 1):", "for step in range(T):", LARGE_TESTS, quick=True),
+    Fault("large: a step is never walked", LARGE, "for step in range(T + 1):", "for step in range(T):", LARGE_TESTS),
     Fault("dispatch: never a library's product", CONFIG, "heads * hidden_size**2 > limit", "heads * hidden_size**2 > 10**9 * limit", "tests/test_recurrent_large.py -k form"),
     Fault("Cho: reset gate on the output", CHO_KERNELS, "tl.store(gx_ptrs, (r * h).to(dtype), mask=mask)", "tl.store(gx_ptrs, h.to(dtype), mask=mask)", CHO_TESTS),
     Fault("Cho: r * h passes no gradient on", CHO_KERNELS, "direct += r * drh", "direct += 0.0 * drh", CHO_TESTS),
@@ -263,7 +263,7 @@ FAULTS = [
     Fault("logistic: one node too many", LOGISTIC, "mask=mask & (r < length[:, None])", "mask=mask & (r <= length[:, None])", LOSS_TESTS + " 'sum_to_one and interpreter'"),
     Fault("logistic: NaN of what is left out", LOGISTIC_OPS, "loss = torch.where(present, loss * weight, 0)", "loss = loss * weight", LOSS_TESTS + " 'left_out and cpu'"),
     Fault("logistic: an empty bag has a pair", LOGISTIC_OPS, "member.any(1) if bags else member", "member.all(1) | True if bags else member", LOSS_TESTS + " 'padding and cpu'"),
-    Fault("logistic: mean over all pairs", LOGISTIC_OPS, "loss.sum() / present.sum()", "loss.mean()", LOSS_TESTS + " 'padding and cpu'", quick=True),
+    Fault("logistic: mean over all pairs", LOGISTIC_OPS, "loss.sum() / present.sum()", "loss.mean()", LOSS_TESTS + " 'padding and cpu'"),
     Fault("torch path: softplus that is linear too soon", LOGISTIC_CPU, "F.softplus(scores, threshold=50.0)", "F.softplus(scores, threshold=5.0)", "tests/test_negative_sampling_loss.py -k 'dtypes and cpu'"),
     Fault("torch path: collision with none", LOGISTIC_CPU, "banned = drawn == rows[:, :1] if attempts else None", "banned = drawn == rows[:, :1] if attempts > 1 else None", LOSS_TESTS + " 'all_places and cpu'"),
     Fault("torch path: sums of 16 bits", ROWS_CPU, "return table[used].float(), places", "return table[used], places", LOSS_TESTS + " 'dtypes and cpu'"),
@@ -321,7 +321,7 @@ FAULTS = [
     Fault("sample: top_p one token short", "seqops/decoding/sampling.py", "p.cumsum(-1) - p >= top_p", "p.cumsum(-1) >= top_p", "tests/test_sampling.py"),
     Fault("sample: temperature forgotten", "seqops/decoding/sampling.py", "log_softmax(logits.to(wide) / temperature)", "log_softmax(logits.to(wide))", "tests/test_sampling.py"),
     Fault("score: a sequence of length 0 is certain", "seqops/decoding/beam_search.py", "log_probs.masked_fill(lengths_ <= 0, NEVER)", "log_probs.clone()", SEARCH_TESTS),
-    Fault("analysis: faults exchanged", "seqops/decoding/error_analysis.py", "missed = r_scores > h_scores", "missed = r_scores < h_scores", SEARCH_TESTS, quick=True),
+    Fault("analysis: faults exchanged", "seqops/decoding/error_analysis.py", "missed = r_scores > h_scores", "missed = r_scores < h_scores", SEARCH_TESTS),
 ]  # fmt: skip
 
 

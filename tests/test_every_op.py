@@ -89,6 +89,8 @@ def test_sizes_of_zero(path: Path, case: Case) -> None:
 
 def test_nothing_is_kept_once_the_gradients_are_there(path: Path, case: Case) -> None:
     """Saved tensors go with backward, all else with the outputs, with no help of the garbage collector."""
+    if path.kernels and path.device == "cpu":
+        pytest.skip("the Function is the same")
     inputs = leaves(case, path.device)
     saved: list[weakref.ref[Any]] = []
 
@@ -119,6 +121,7 @@ def test_nothing_is_kept_once_the_gradients_are_there(path: Path, case: Case) ->
 
     step()  # what is made once
     gc.collect()
+    gc.freeze()  # what has been there before is not looked at again
     saved.clear()
     gc.disable()
     try:
@@ -127,6 +130,7 @@ def test_nothing_is_kept_once_the_gradients_are_there(path: Path, case: Case) ->
         assert tensors() == before, "tensors outlive the outputs"
     finally:
         gc.enable()
+        gc.unfreeze()
 
 
 def test_repeats_to_the_bit(path: Path, case: Case) -> None:

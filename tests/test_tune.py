@@ -419,7 +419,8 @@ def test_writing_a_row(slot: Slot, copy: pathlib.Path, monkeypatch: pytest.Monke
 def test_written_rows_fit_their_lines() -> None:
     source = SOURCE.read_text()
     for slot in SLOTS.values():
-        for candidate in tunables.candidates(slot, H100):
+        # The longest of each: there are many.
+        for candidate in sorted(tunables.candidates(slot, H100), key=lambda c: len(repr(c)))[-3:]:
             assert max(map(len, tune.edited(source, candidate).splitlines())) <= 120
 
 
