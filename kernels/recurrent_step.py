@@ -126,12 +126,15 @@ def step_forward(
         )
         new = mix(z, h, n)
     elif CELL == "lstm":
+        if zoneout_c_ptr is not None:
+            # Before the gates, and no mix of c and new_c below: else the LLVM of Triton 3.9 aborts in fp32.
+            kept_c = tl.load(zoneout_c_ptr + start + own, mask=mask, other=0.0).to(tl.float32)
         i_t, f_t, g_t, o_t = lstm_gates(gx[0] + gh[0], gx[1] + gh[1], gx[2] + gh[2], gx[3] + gh[3])
         new_c = f_t * c + i_t * g_t
         new = o_t * tanh(new_c)
         if zoneout_c_ptr is not None:
-            kept_c = tl.load(zoneout_c_ptr + start + own, mask=mask, other=0.0).to(tl.float32)
-            new_c = mix(kept_c, c, new_c)
+            rest = 1.0 - kept_c
+            new_c = (kept_c + rest * f_t) * c + rest * i_t * g_t
         c = tl.where(active[:, None], new_c, c)
         if cells_ptr is not None:
             kept = tl.where(active[:, None], c, 0.0).to(cells_ptr.dtype.element_ty)
