@@ -215,7 +215,7 @@ FAULTS = [
     Fault("forward mode silently zero", REGISTER, "if forward_ad._current_level >= 0 and any", "if False and any", TORCH_TESTS + " -k refused"),
     Fault("backward op silently constant", REGISTER, "if function is None:", "if False:", TORCH_TESTS + " -k itself"),
     Fault("config: a tile that spills", CONFIG, "RecurrentRow(2, 256, RecurrentConfig(16, 16, 64, 4))", "RecurrentRow(2, 256, RecurrentConfig(64, 64, 64, 4))", COMPILE_TESTS),
-    Fault("config: a stale row", CONFIG, "    RecurrentRow(4, 1024, RecurrentConfig(32, 8, 64, 4)),\n)", "    RecurrentRow(4, 1024, RecurrentConfig(32, 8, 64, 4)),\n    RecurrentRow(4, 512, RecurrentConfig(32, 16, 64, 8)),\n)", COMPILE_TESTS),
+    Fault("config: a stale row", CONFIG, "    RecurrentRow(4, 1024, RecurrentConfig(32, 8, 32, 4)),\n)", "    RecurrentRow(4, 1024, RecurrentConfig(32, 8, 32, 4)),\n    RecurrentRow(4, 512, RecurrentConfig(32, 16, 64, 8)),\n)", COMPILE_TESTS),
     # Additive attention.
     Fault("softmax: -inf minus -inf", ATTENTION, 'shift = tl.where(highest == float("-inf"), 0.0, highest)', "shift = highest", ATTENTION_KERNEL_TESTS),
     Fault("softmax: sum not rescaled", ATTENTION, "total = total * tl.exp(before - shift) +", "total = total +", ATTENTION_KERNEL_TESTS),
