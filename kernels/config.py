@@ -105,7 +105,6 @@ GRU_BWD = (
     RecurrentRow(2, 128, RecurrentConfig(16, 128, 128, 8)),
     RecurrentRow(2, 256, RecurrentConfig(32, 16, 64, 4)),
     RecurrentRow(2, 768, RecurrentConfig(32, 16, 64, 4)),
-    RecurrentRow(2, 1024, RecurrentConfig(32, 16, 64, 8)),
     RecurrentRow(2, 2048, RecurrentConfig(32, 16, 64, 8)),
     RecurrentRow(4, 32, RecurrentConfig(16, 32, 32, 4)),
     RecurrentRow(4, 64, RecurrentConfig(16, 64, 64, 4)),
@@ -139,7 +138,7 @@ LSTM_FWD = (
 LSTM_BWD = (
     RecurrentRow(2, 32, RecurrentConfig(16, 32, 32, 4)),
     RecurrentRow(2, 64, RecurrentConfig(16, 64, 64, 8)),
-    RecurrentRow(2, 128, RecurrentConfig(16, 128, 128, 16)),
+    RecurrentRow(2, 128, RecurrentConfig(16, 128, 128, 8)),
     RecurrentRow(2, 256, RecurrentConfig(16, 16, 64, 4)),
     RecurrentRow(2, 768, RecurrentConfig(16, 16, 128, 4)),
     RecurrentRow(2, 1024, RecurrentConfig(32, 16, 128, 8)),
@@ -167,7 +166,7 @@ RNN_FWD = (
     RecurrentRow(2, 2048, RecurrentConfig(32, 16, 128, 4)),
     RecurrentRow(4, 32, RecurrentConfig(16, 32, 32, 4)),
     RecurrentRow(4, 64, RecurrentConfig(16, 64, 64, 8)),
-    RecurrentRow(4, 256, RecurrentConfig(16, 16, 32, 8)),
+    RecurrentRow(4, 256, RecurrentConfig(16, 16, 32, 4)),
     RecurrentRow(4, 2048, RecurrentConfig(16, 16, 64, 4)),
 )
 RNN_BWD = (
@@ -179,7 +178,7 @@ RNN_BWD = (
     RecurrentRow(2, 2048, RecurrentConfig(32, 16, 128, 4)),
     RecurrentRow(4, 32, RecurrentConfig(16, 32, 32, 4)),
     RecurrentRow(4, 64, RecurrentConfig(16, 64, 64, 8)),
-    RecurrentRow(4, 128, RecurrentConfig(16, 128, 128, 16)),
+    RecurrentRow(4, 128, RecurrentConfig(16, 128, 128, 8)),
     RecurrentRow(4, 256, RecurrentConfig(16, 16, 32, 4)),
     RecurrentRow(4, 2048, RecurrentConfig(16, 16, 64, 4)),
 )
