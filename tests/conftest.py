@@ -27,7 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     # The same examples each time; --hypothesis-profile=thorough draws many others.
     usual = hypothesis.settings(
-        max_examples=8,
+        max_examples=6,
         derandomize=True,
         deadline=None,
         suppress_health_check=[

@@ -58,6 +58,8 @@ def run(module: torch.nn.Module, device: str, sequence: bool) -> dict[str, Tenso
 def test_equals_a_call_for_each(
     path: Path, name: str, options: dict[str, Any], sequence: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if path.kernels and path.device == "cpu" and not sequence and options:
+        pytest.skip("with lengths and resets the same is interpreted")
     monkeypatch.setattr(_recurrent, "takes_torch_path", lambda *_: False)
     joined = run(build(name, **options), path.device, sequence)
     monkeypatch.setattr(_recurrent, "takes_torch_path", lambda *_: True)

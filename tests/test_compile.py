@@ -18,7 +18,7 @@ SCRIPT = pathlib.Path(__file__).parents[1] / "bench" / "inspect_kernels.py"
 
 
 @pytest.mark.parametrize(
-    ("target", "share"), [("80", "1/8"), ("86", "3/8"), ("90", "0/2"), ("100", "5/8"), ("gfx942", "7/8")]
+    ("target", "share"), [("80", "1/12"), ("86", "4/12"), ("90", "0/3"), ("100", "7/12"), ("gfx942", "10/12")]
 )
 def test_kernels_compile(target: str, share: str) -> None:
     """In a process of its own: here, kernels are interpreted. Large persistent kernels, and all launches but a share of
