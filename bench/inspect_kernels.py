@@ -572,6 +572,7 @@ def _amd_resources(text: str) -> tuple[int, int]:
     return int(registers[1]), int(spill[1])
 
 
+@functools.cache
 def _cuda_resources(cubin: bytes) -> tuple[int, int]:
     tool = os.path.join(os.path.dirname(triton.__file__), "backends/nvidia/bin/cuobjdump")
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:

@@ -81,13 +81,14 @@ def load_vectors(
             words, vectors = _load_text(path, form == "word2vec", encoding, limit)
     except BROKEN as error:
         raise ValueError(f"{name}: {error}") from None
-    first = {word: i for i, word in reversed(list(enumerate(words)))}
-    if len(first) < len(words):
+    if len(set(words)) < len(words):
+        first: dict[str, int] = {}
+        for i, word in enumerate(words):
+            first.setdefault(word, i)
         twice = next(w for i, w in enumerate(words) if first[w] != i)
         count = len(words) - len(first)
         warnings.warn(f"{name}: words there before, {count} such as {twice!r}, are left out", stacklevel=3)
-        kept = sorted(first.values())
-        words, vectors = [words[i] for i in kept], vectors[kept]
+        words, vectors = list(first), vectors[list(first.values())]
     bad = ~np.isfinite(vectors).all(1)
     if bad.any():
         raise ValueError(f"{name}: the vector of {words[int(bad.argmax())]!r} has values that are not finite")
